@@ -1,0 +1,330 @@
+"""The decoder: one linen module for the Llama and Qwen families.
+
+Shapes: B batch, T query time, S cache time, D width, F feed-forward, N query heads,
+K kv heads, R query heads per kv head, H head size, C half head size, V vocabulary,
+L layers.
+
+Three uses of the same blocks:
+
+- training: `cache=None`; the sequence is its own context, `segments_BT` separates what
+  is packed into one row (0 is padding);
+- prefill: the same with `keep_cache=True`, which also returns the keys and values;
+- decoding: `cache` given; tokens are written at the slots named by `positions_BT`.
+
+The module ends in hidden states. Logits are never formed here: `unembedding` gives the
+vocabulary matrix, and `jaxloop_kernels.lm_head` goes from hidden states to
+log-probabilities in chunks.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax import struct
+
+from jaxloop.mesh import constrain
+
+Remat = Literal["none", "dots", "full"]
+
+
+@dataclass(frozen=True)
+class RopeScaling:
+    """Llama 3's rescaling of the rotary frequencies for a longer context."""
+
+    factor: float = 8.0
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original_positions: int = 8192
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """What a checkpoint fixes: sizes and which parts of the family are there."""
+
+    family: Literal["llama", "qwen2", "qwen3"] = "qwen2"
+    """Whose tensor names and config the Hugging Face form of the model uses."""
+    vocab: int = 128
+    """Rows of the embedding; may be more than the tokenizer has."""
+    width: int = 64
+    """Size of the residual stream (D)."""
+    ffn: int = 160
+    """Hidden size of the feed-forward (F)."""
+    layers: int = 2
+    heads: int = 4
+    """Query heads (N)."""
+    kv_heads: int = 4
+    """Key/value heads (K); divides `heads`."""
+    head_dim: int = 16
+    """Size of one head (H); even."""
+    rope_base: float = 10_000.0
+    rope_scaling: RopeScaling | None = None
+    norm_eps: float = 1e-6
+    qkv_bias: bool = True
+    out_bias: bool = False
+    mlp_bias: bool = False
+    qk_norm: bool = False
+    """RMSNorm over the head size of queries and keys, before RoPE (Qwen3)."""
+    tied: bool = True
+    """The output matrix is the embedding."""
+    max_positions: int = 2048
+    """The longest sequence that the model is meant for."""
+
+
+@struct.dataclass
+class Cache:
+    """Keys and values, (L, B, K, S, H) for the whole model; a layer sees (B, K, S, H).
+
+    Heads before time: the batched products of decoding then need no transpose.
+    """
+
+    k: jax.Array
+    v: jax.Array
+
+
+def init_cache(shape: ModelShape, batch: int, slots: int, dtype) -> Cache:
+    size = (shape.layers, batch, shape.kv_heads, slots, shape.head_dim)
+    return Cache(k=jnp.zeros(size, dtype), v=jnp.zeros(size, dtype))
+
+
+def _param(module: nn.Module, name: str, size, axes, init) -> jax.Array:
+    boxed = nn.with_logical_partitioning(init, axes)
+    return cast(jax.Array, module.param(name, boxed, size))  # flax unboxes it
+
+
+def weight(module: nn.Module, name: str, size, axes, fan_in: int) -> jax.Array:
+    """A matrix, stored in the parameter dtype and used in the compute dtype."""
+    init = nn.initializers.normal(stddev=fan_in**-0.5)
+    return _param(module, name, size, axes, init).astype(module.dtype)
+
+
+def bias(module: nn.Module, name: str, size, axes) -> jax.Array:
+    zeros = nn.initializers.zeros
+    return _param(module, name, size, axes, zeros).astype(module.dtype)
+
+
+def scale(module: nn.Module, name: str, width: int) -> jax.Array:
+    return _param(module, name, (width,), (None,), nn.initializers.ones)
+
+
+def rms_norm(x: jax.Array, scale_D: jax.Array, eps: float) -> jax.Array:
+    """Over the last axis, in float32 (Zhang and Sennrich 2019)."""
+    x32 = x.astype(jnp.float32)
+    inverse = jax.lax.rsqrt(jnp.mean(x32**2, axis=-1, keepdims=True) + eps)
+    return (x32 * inverse * scale_D).astype(x.dtype)
+
+
+def rope_frequencies(shape: ModelShape) -> jax.Array:
+    """(C,) radians a position; with Llama 3's scaling where the shape asks for it."""
+    half = shape.head_dim // 2
+    freq_C = shape.rope_base ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    scaling = shape.rope_scaling
+    if scaling is None:
+        return freq_C
+    low, high = scaling.low_freq_factor, scaling.high_freq_factor
+    turns_C = scaling.original_positions * freq_C / (2 * jnp.pi)
+    # Fast rotations stay, slow ones are stretched, those between are blended.
+    blend_C = jnp.clip((turns_C - low) / (high - low), 0.0, 1.0)
+    return freq_C * (blend_C + (1 - blend_C) / scaling.factor)
+
+
+def rope(x_BTNH: jax.Array, positions_BT: jax.Array, freq_C: jax.Array) -> jax.Array:
+    """Rotary embedding on halves (Su et al. 2021, in GPT-NeoX's layout)."""
+    angle_BT1C = positions_BT[:, :, None, None].astype(jnp.float32) * freq_C
+    sin_BT1C, cos_BT1C = jnp.sin(angle_BT1C), jnp.cos(angle_BT1C)
+    a_BTNC, b_BTNC = jnp.split(x_BTNH.astype(jnp.float32), 2, axis=-1)
+    out_BTNH = jnp.concatenate(
+        [a_BTNC * cos_BT1C - b_BTNC * sin_BT1C, b_BTNC * cos_BT1C + a_BTNC * sin_BT1C],
+        axis=-1,
+    )
+    return out_BTNH.astype(x_BTNH.dtype)
+
+
+def attend(q_BTNH, k_BKSH, v_BKSH, visible_BTS) -> jax.Array:
+    """Grouped-query attention with a float32 softmax."""
+    B, T, N, H = q_BTNH.shape
+    K = k_BKSH.shape[1]
+    q_BKRTH = q_BTNH.reshape(B, T, K, N // K, H).transpose(0, 2, 3, 1, 4)
+    score_BKRTS = jnp.einsum("BKRTH,BKSH->BKRTS", q_BKRTH, k_BKSH)
+    score_BKRTS = score_BKRTS.astype(jnp.float32) * H**-0.5
+    score_BKRTS = jnp.where(visible_BTS[:, None, None], score_BKRTS, -1e30)
+    prob_BKRTS = jax.nn.softmax(score_BKRTS, axis=-1).astype(v_BKSH.dtype)
+    out_BKRTH = jnp.einsum("BKRTS,BKSH->BKRTH", prob_BKRTS, v_BKSH)
+    return out_BKRTH.transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)
+
+
+def self_visible(segments_BT: jax.Array) -> jax.Array:
+    """(B, T, T): earlier or same index, same segment."""
+    T = segments_BT.shape[1]
+    causal_TT = jnp.arange(T)[None, :] <= jnp.arange(T)[:, None]
+    return causal_TT & (segments_BT[:, :, None] == segments_BT[:, None, :])
+
+
+class Attention(nn.Module):
+    shape: ModelShape
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x_BTD, cache: Cache | None, positions_BT, visible_BTS):
+        s = self.shape
+        D, N, K, H = s.width, s.heads, s.kv_heads, s.head_dim
+        q_DNH = weight(self, "q_DNH", (D, N, H), ("embed", "heads", "head_dim"), D)
+        k_DKH = weight(self, "k_DKH", (D, K, H), ("embed", "kv_heads", "head_dim"), D)
+        v_DKH = weight(self, "v_DKH", (D, K, H), ("embed", "kv_heads", "head_dim"), D)
+        o_NHD = weight(self, "o_NHD", (N, H, D), ("heads", "head_dim", "embed"), N * H)
+
+        q_BTNH = jnp.einsum("BTD,DNH->BTNH", x_BTD, q_DNH)
+        k_BTKH = jnp.einsum("BTD,DKH->BTKH", x_BTD, k_DKH)
+        v_BTKH = jnp.einsum("BTD,DKH->BTKH", x_BTD, v_DKH)
+        if s.qkv_bias:
+            q_BTNH += bias(self, "q_bias_NH", (N, H), ("heads", "head_dim"))
+            k_BTKH += bias(self, "k_bias_KH", (K, H), ("kv_heads", "head_dim"))
+            v_BTKH += bias(self, "v_bias_KH", (K, H), ("kv_heads", "head_dim"))
+        if s.qk_norm:
+            q_BTNH = rms_norm(q_BTNH, scale(self, "q_norm_H", H), s.norm_eps)
+            k_BTKH = rms_norm(k_BTKH, scale(self, "k_norm_H", H), s.norm_eps)
+        freq_C = rope_frequencies(s)
+        q_BTNH = rope(q_BTNH, positions_BT, freq_C)
+        k_BTKH = rope(k_BTKH, positions_BT, freq_C)
+        q_BTNH = constrain(q_BTNH, "batch", None, "heads", None)
+
+        k_BKTH, v_BKTH = (x.transpose(0, 2, 1, 3) for x in (k_BTKH, v_BTKH))
+        if cache is None:
+            cache = Cache(k=k_BKTH, v=v_BKTH)
+        else:
+            rows_B11 = jnp.arange(x_BTD.shape[0])[:, None, None]
+            heads_1K1 = jnp.arange(K)[None, :, None]
+            at_BKT = (rows_B11, heads_1K1, positions_BT[:, None, :])
+            cache = Cache(
+                k=cache.k.at[at_BKT].set(k_BKTH), v=cache.v.at[at_BKT].set(v_BKTH)
+            )
+        out_BTNH = attend(q_BTNH, cache.k, cache.v, visible_BTS)
+        out_BTD = jnp.einsum("BTNH,NHD->BTD", out_BTNH, o_NHD)
+        if s.out_bias:
+            out_BTD += bias(self, "o_bias_D", (D,), (None,))
+        return out_BTD, cache
+
+
+class Mlp(nn.Module):
+    shape: ModelShape
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x_BTD):
+        D, F = self.shape.width, self.shape.ffn
+        gate_DF = weight(self, "gate_DF", (D, F), ("embed", "ffn"), D)
+        up_DF = weight(self, "up_DF", (D, F), ("embed", "ffn"), D)
+        down_FD = weight(self, "down_FD", (F, D), ("ffn", "embed"), F)
+        gate_BTF, up_BTF = x_BTD @ gate_DF, x_BTD @ up_DF
+        if self.shape.mlp_bias:
+            gate_BTF += bias(self, "gate_bias_F", (F,), ("ffn",))
+            up_BTF += bias(self, "up_bias_F", (F,), ("ffn",))
+        h_BTF = constrain(jax.nn.silu(gate_BTF) * up_BTF, "batch", None, "ffn")
+        out_BTD = h_BTF @ down_FD
+        if self.shape.mlp_bias:
+            out_BTD += bias(self, "down_bias_D", (D,), (None,))
+        return out_BTD
+
+
+class Block(nn.Module):
+    """Scan form: (carry, this layer's cache, shared inputs) -> (carry, new cache)."""
+
+    shape: ModelShape
+    dtype: jnp.dtype
+    keep_cache: bool = False
+
+    @nn.compact
+    def __call__(self, x_BTD, cache, positions_BT, visible_BTS):
+        D, eps = self.shape.width, self.shape.norm_eps
+        with jax.named_scope("attention"):
+            h_BTD = rms_norm(x_BTD, scale(self, "attn_norm_D", D), eps)
+            attention = Attention(self.shape, self.dtype, name="attn")
+            h_BTD, cache = attention(h_BTD, cache, positions_BT, visible_BTS)
+            x_BTD = constrain(x_BTD + h_BTD, "batch", None, None)
+        with jax.named_scope("mlp"):
+            h_BTD = rms_norm(x_BTD, scale(self, "mlp_norm_D", D), eps)
+            x_BTD = x_BTD + Mlp(self.shape, self.dtype, name="mlp")(h_BTD)
+        return constrain(x_BTD, "batch", None, None), cache if self.keep_cache else None
+
+
+REMAT_POLICIES = {
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+
+
+class Decoder(nn.Module):
+    """(tokens, positions, segments, cache) -> (hidden states, cache)."""
+
+    shape: ModelShape
+    dtype: jnp.dtype = jnp.dtype("float32")
+    """What the matrix products compute in; norms, softmax and losses stay float32."""
+    remat: Remat = "none"
+    """What is recomputed going backward: nothing, all but matrix products, all."""
+
+    @nn.compact
+    def __call__(
+        self,
+        tokens_BT: jax.Array,
+        positions_BT: jax.Array,
+        segments_BT: jax.Array | None = None,
+        cache: Cache | None = None,
+        *,
+        keep_cache: bool = False,
+    ) -> tuple[jax.Array, Cache | None]:
+        """Hidden states (B, T, D) after the last norm, and the cache.
+
+        tokens, positions, segments: int32 (B, T). `segments_BT=None` with `cache=None`
+        is one segment a row. With a cache, slot s is visible to position p when s <= p.
+        """
+        s = self.shape
+        V, D = s.vocab, s.width
+        embed_VD = weight(self, "embed_VD", (V, D), ("vocab", "embed"), D)
+        # Gathered over fsdp first: else the partitioner replicates the activations.
+        embed_VD = constrain(embed_VD, "vocab", None)
+        x_BTD = constrain(embed_VD[tokens_BT], "batch", None, None)
+        if not s.tied:
+            weight(self, "unembed_VD", (V, D), ("vocab", "embed"), D)
+
+        if cache is not None:
+            slots_S = jnp.arange(cache.k.shape[3])
+            visible_BTS = slots_S[None, None, :] <= positions_BT[:, :, None]
+        else:
+            ones_BT = jnp.ones_like(tokens_BT)
+            visible_BTS = self_visible(ones_BT if segments_BT is None else segments_BT)
+
+        block = Block
+        if self.remat != "none":
+            policy = REMAT_POLICIES[self.remat]
+            block = nn.remat(Block, prevent_cse=False, policy=policy)
+        in_axes: Any = (0, nn.broadcast, nn.broadcast)  # flax declares int only
+        stack = nn.scan(
+            block,
+            length=s.layers,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=in_axes,
+            metadata_params={nn.PARTITION_NAME: "layers"},
+        )
+        keep_cache = keep_cache or cache is not None
+        layers = stack(s, self.dtype, keep_cache, name="layers")
+        x_BTD, cache = layers(x_BTD, cache, positions_BT, visible_BTS)
+        return rms_norm(x_BTD, scale(self, "final_norm_D", D), s.norm_eps), cache
+
+
+def unembedding(params: dict) -> jax.Array:
+    """The (V, D) matrix that turns hidden states into logits."""
+    return params["unembed_VD"] if "unembed_VD" in params else params["embed_VD"]
+
+
+def init_boxed(model: Decoder, key: jax.Array, dtype="float32") -> dict:
+    """Random parameters that carry their logical axes (`nn.unbox` removes them)."""
+    tokens_11 = jnp.zeros((1, 1), jnp.int32)
+    params = model.init(key, tokens_11, tokens_11)["params"]
+    return jax.tree.map(lambda x: x.astype(dtype), params)
+
+
+def count_parameters(shape: ModelShape) -> int:
+    abstract = jax.eval_shape(lambda: init_boxed(Decoder(shape), jax.random.key(0)))
+    return sum(leaf.size for leaf in jax.tree.leaves(nn.unbox(abstract)))

@@ -1,0 +1,161 @@
+"""What flows between the stations, and its JSONL form.
+
+Prompts become rollouts, rollouts get scores, scores become pairs or groups. Everything
+here is a frozen value on the host; token ids go from sampler to loss untouched.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Stop = Literal["eos", "stop", "length"]
+Status = Literal["scored", "unscored", "nan", "error", "timeout"]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A question in the tokens that the model will see.
+
+    `columns` holds every other field of the data row (`answer`, ...): scorers get them
+    as keyword arguments.
+    """
+
+    id: str
+    text: str
+    token_ids: tuple[int, ...]
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    messages: tuple[Mapping[str, Any], ...] | None = None
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """One sampled completion.
+
+    `token_ids` ends with the end-of-sequence token where there is one (it belongs to
+    the completion and is trained on); what follows a stop string is cut from ids and
+    text alike. `logps` are nats per token of the untruncated distribution at the
+    sampling temperature, `drawn_logps` those of the distribution drawn from (tempered,
+    truncated, renormalised). `version` counts the updates of the weights that sampled
+    it.
+    """
+
+    prompt_id: str
+    index: int
+    token_ids: tuple[int, ...]
+    text: str
+    logps: tuple[float, ...]
+    drawn_logps: tuple[float, ...]
+    stop: Stop
+    version: int = 0
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a scorer says of one rollout. `value` is None unless `status` is "scored".
+
+    `answer` is the canonical final answer where the scorer extracts one, `votes` how
+    many samples of the prompt share it, `components` further named numbers (all are
+    logged).
+    """
+
+    value: float | None
+    status: Status = "scored"
+    answer: str | None = None
+    votes: int | None = None
+    components: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A judge's rollout and what it says of the rollouts `of` (their indices, in the
+    order shown). `values` is None when it could not be parsed: invalid, never 0."""
+
+    prompt_id: str
+    of: tuple[int, ...]
+    rollout: Rollout
+    values: tuple[float, ...] | None
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A prompt with its rollouts and their scores in the same order (none yet: ())."""
+
+    prompt: Prompt
+    rollouts: tuple[Rollout, ...]
+    scores: tuple[Score, ...]
+
+    def __post_init__(self):
+        assert len(self.scores) in (0, len(self.rollouts)), "one score a rollout"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two completions of a prompt, the better one first, and why they were paired."""
+
+    prompt: Prompt
+    chosen: Rollout
+    rejected: Rollout
+    chosen_score: float
+    rejected_score: float
+    weight: float = 1.0
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Group:
+    """A prompt's rollouts with an advantage each (0 where unscored)."""
+
+    prompt: Prompt
+    rollouts: tuple[Rollout, ...]
+    scores: tuple[Score, ...]
+    advantages: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """A sequence to imitate; `mask` is 1 on the tokens that are trained on."""
+
+    id: str
+    token_ids: tuple[int, ...]
+    mask: tuple[int, ...]
+    weight: float = 1.0
+
+
+RECORDS = (Prompt, Rollout, Score, Judgement, Scored, Pair, Group, Demonstration)
+
+
+def to_json(record) -> str:
+    """One line of strict JSON (no NaN); floats survive the round trip bit for bit."""
+    return json.dumps(dataclasses.asdict(record), ensure_ascii=False, allow_nan=False)
+
+
+def from_json(kind, line: str):
+    """The record of type `kind` that `to_json` wrote."""
+    return _build(kind, json.loads(line))
+
+
+_NESTED = {
+    ("Scored", "prompt"): Prompt,
+    ("Pair", "prompt"): Prompt,
+    ("Group", "prompt"): Prompt,
+    ("Pair", "chosen"): Rollout,
+    ("Pair", "rejected"): Rollout,
+    ("Judgement", "rollout"): Rollout,
+}
+_NESTED_LISTS = {"rollouts": Rollout, "scores": Score}
+
+
+def _build(kind, data: dict):
+    values = {}
+    for f in dataclasses.fields(kind):
+        value = data[f.name]
+        if (kind.__name__, f.name) in _NESTED:
+            value = _build(_NESTED[kind.__name__, f.name], value)
+        elif f.name in _NESTED_LISTS:
+            value = tuple(_build(_NESTED_LISTS[f.name], item) for item in value)
+        elif isinstance(value, list):
+            value = tuple(value)
+        values[f.name] = value
+    return kind(**values)
