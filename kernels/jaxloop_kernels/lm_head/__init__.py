@@ -1,0 +1,97 @@
+"""From hidden states to log-probabilities without the logits of a whole sequence.
+
+With a vocabulary of 151,936 the logits of 2 x 512 tokens take 622 MB in float32, on any
+model size. Training needs five numbers a token of them, and their gradient.
+"""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from jaxloop_kernels.lm_head import reference, xla
+from jaxloop_kernels.lm_head.reference import LmHead
+
+__all__ = ["Implementation", "LmHead", "lm_head"]
+
+Implementation = Literal["auto", "reference", "xla"]
+
+
+def lm_head(
+    hidden_BTD: jax.Array,
+    vocab_VD: jax.Array,
+    target_BT: jax.Array,
+    *,
+    temperature: float | jax.Array = 1.0,
+    soft_cap: float | None = None,
+    valid: int | None = None,
+    implementation: Implementation = "auto",
+    chunk: int | None = None,
+    parts: int = 1,
+) -> LmHead:
+    """Log-probability, entropy, top-1 hit, mean logit and log-sum-exp by position.
+
+    logits = hidden vocab^T, then soft_cap * tanh(logits / soft_cap) where a cap is
+    given, then / temperature. Products are taken in hidden's dtype with float32
+    accumulation; all else is float32.
+
+    hidden_BTD: bfloat16 or float32 (float64: reference only). vocab_VD: any float
+    dtype, cast to hidden's; its gradient is summed in float32 and has its own dtype.
+    target_BT: integers in [0, V). Temperature is positive, a float or a traced scalar.
+
+    `logp_BT`, `entropy_BT` and `lse_BT` are differentiable in hidden and vocab, not in
+    the temperature; `hit_BT` and `mean_logit_BT` carry no gradient.
+
+    On a mesh (Auto axes) the batch may be cut over some axes and the vocabulary over
+    others; `parts` is the number of parts of the batch. It bounds the memory of each
+    device, and lets the parts' gradients of the vocabulary meet once instead of once a
+    chunk. Where the matrix is cut along D by an axis that cuts the batch too (fsdp),
+    constrain it to be whole along D first, or every chunk gathers it again.
+
+    `valid`: rows of the vocabulary that are tokens; those from there on are padding and
+    take no probability. None: all.
+
+    `chunk`: time steps whose logits are held at once; None fits `xla.LOGITS` a device.
+    Only xla has use for `chunk` and `parts`.
+
+    Raises ValueError for shapes and numbers that make no sense, NotImplementedError for
+    what the named implementation cannot do. "auto" is xla, for float64 the reference.
+    """
+    _check(hidden_BTD, vocab_VD, target_BT, temperature, soft_cap, valid, chunk, parts)
+    if implementation == "auto":
+        implementation = "reference" if hidden_BTD.dtype == jnp.float64 else "xla"
+    arrays = (hidden_BTD, vocab_VD, target_BT)
+    numbers = {"temperature": temperature, "soft_cap": soft_cap, "valid": valid}
+    if implementation == "reference":
+        return reference.lm_head(*arrays, **numbers)
+    if implementation == "xla":
+        return xla.lm_head(*arrays, **numbers, chunk=chunk, parts=parts)
+    raise NotImplementedError(
+        f"lm_head implementation={implementation!r}; there are auto, reference, xla"
+    )
+
+
+def _check(
+    hidden_BTD, vocab_VD, target_BT, temperature, soft_cap, valid, chunk, parts
+):
+    shapes = (
+        f"hidden {hidden_BTD.shape}, vocab {vocab_VD.shape}, target {target_BT.shape}"
+    )
+    if hidden_BTD.ndim != 3 or target_BT.shape != hidden_BTD.shape[:2]:
+        raise ValueError(f"lm_head wants hidden (B, T, D), target (B, T); got {shapes}")
+    if vocab_VD.ndim != 2 or vocab_VD.shape[1] != hidden_BTD.shape[2]:
+        raise ValueError(f"lm_head wants vocab (V, D) of hidden's D; got {shapes}")
+    if not jnp.issubdtype(target_BT.dtype, jnp.integer):
+        raise ValueError(f"lm_head: target must be integers, got {target_BT.dtype}")
+    if isinstance(temperature, int | float) and not temperature > 0:
+        raise ValueError(f"lm_head: temperature must be positive, got {temperature}")
+    if soft_cap is not None and not soft_cap > 0:
+        raise ValueError(f"lm_head: soft_cap must be positive or None, got {soft_cap}")
+    if 0 in hidden_BTD.shape or 0 in vocab_VD.shape:
+        raise ValueError(f"lm_head: an empty axis; got {shapes}")
+    if valid is not None and not 0 < valid <= vocab_VD.shape[0]:
+        raise ValueError(f"lm_head: {valid=} is not within the vocabulary; {shapes}")
+    if chunk is not None and chunk < 1:
+        raise ValueError(f"lm_head: chunk must be at least 1, got {chunk}")
+    if parts < 1 or hidden_BTD.shape[0] % parts:
+        raise ValueError(f"lm_head: {parts=} does not divide the batch; {shapes}")
