@@ -1,0 +1,82 @@
+"""Which prompts are worth selecting from, and which pairs worth training on.
+
+A filter is called with the scored prompts and gives (those kept, how many it dropped).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from jaxloop.records import Pair, Scored
+from jaxloop.selection.selectors import CORRECT, votes_of
+
+
+@dataclass(frozen=True)
+class MinVote:
+    """Prompts whose most voted answer has at least `minimum` of all samples' votes
+    (ScPO's tau, as a fraction of k). Needs a scorer that votes."""
+
+    minimum: float = 0.5
+
+    def __post_init__(self):
+        if not 0 <= self.minimum <= 1:
+            raise ValueError(f"MinVote: minimum={self.minimum} is not a fraction of 1")
+
+    def __call__(self, scored: Sequence[Scored]) -> tuple[list[Scored], int]:
+        kept = [row for row in scored if self._agreed(row)]
+        return kept, len(scored) - len(kept)
+
+    def _agreed(self, row: Scored) -> bool:
+        known = [score for score in row.scores if score.value is not None]
+        most = max((votes_of(row.prompt, score)[0] for score in known), default=0)
+        # 0.55 * 100 is a little more than 55 in floats.
+        return most > 0 and most >= self.minimum * len(row.rollouts) - 1e-9
+
+
+@dataclass(frozen=True)
+class PassRate:
+    """Prompts that are answered correctly sometimes: low < pass rate < high.
+
+    The rate is over the scored rollouts; correct is a score above `threshold`. A prompt
+    without scored rollouts is dropped.
+    """
+
+    low: float = 0.0
+    high: float = 1.0
+    threshold: float = CORRECT
+
+    def __post_init__(self):
+        if not self.low < self.high:
+            raise ValueError(f"PassRate: low={self.low} is not below high={self.high}")
+
+    def __call__(self, scored: Sequence[Scored]) -> tuple[list[Scored], int]:
+        kept = [row for row in scored if self._between(row)]
+        return kept, len(scored) - len(kept)
+
+    def _between(self, row: Scored) -> bool:
+        values = [score.value for score in row.scores if score.value is not None]
+        if not values:
+            return False
+        rate = sum(value > self.threshold for value in values) / len(values)
+        return self.low < rate < self.high
+
+
+def drop_identical(pairs: Sequence[Pair]) -> tuple[list[Pair], int]:
+    """Pairs whose two token sequences differ, and how many were dropped: a pair of
+    equals has no gradient of preference, only that of a likelihood term."""
+    kept = [p for p in pairs if p.chosen.token_ids != p.rejected.token_ids]
+    return kept, len(pairs) - len(kept)
+
+
+def pair_metrics(pairs: Sequence[Pair], *, prompts: int, identical: int) -> dict:
+    """`pairs/count`, `pairs/identical` (dropped), `pairs/kept_frac` (of the `prompts`
+    sampled, those that gave a pair), `pairs/score_gap` (mean; left out without
+    pairs)."""
+    metrics = {
+        "pairs/count": float(len(pairs)),
+        "pairs/identical": float(identical),
+        "pairs/kept_frac": len({pair.prompt.id for pair in pairs}) / max(prompts, 1),
+    }
+    if pairs:
+        gaps = [pair.chosen_score - pair.rejected_score for pair in pairs]
+        metrics["pairs/score_gap"] = sum(gaps) / len(gaps)
+    return metrics

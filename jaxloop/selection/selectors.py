@@ -1,0 +1,226 @@
+"""Scored rollouts -> what is learnt from: preference pairs, or demonstrations.
+
+A selector is called with the scored prompts and a numpy Generator, the only source of
+chance; `produces` says what comes out: "pairs" (a list of Pair) or "demonstrations" (a
+list of (Prompt, Rollout)). Unscored rollouts are never selected.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Protocol
+
+import numpy as np
+
+from jaxloop.records import Pair, Prompt, Rollout, Score, Scored
+
+Produces = Literal["pairs", "demonstrations"]
+Candidate = tuple[Rollout, Score]
+CORRECT = 0.5  # a verifier's score above this is a correct answer
+
+
+class PairSelector(Protocol):
+    produces: ClassVar[Produces]
+
+    def __call__(
+        self, scored: Sequence[Scored], rng: np.random.Generator
+    ) -> list[Pair]: ...
+
+
+@dataclass(frozen=True)
+class BestWorst:
+    """The highest against the lowest score of a prompt (Yuan et al. 2024).
+
+    Of equal scores the earliest sample; a prompt whose scores are all equal gives none.
+    """
+
+    produces: ClassVar[Produces] = "pairs"
+
+    def __call__(
+        self, scored: Sequence[Scored], rng: np.random.Generator
+    ) -> list[Pair]:
+        pairs = []
+        for row in scored:
+            known = _known(row)
+            if not known:
+                continue
+            best = max(known, key=lambda candidate: _value(candidate[1]))
+            worst = min(known, key=lambda candidate: _value(candidate[1]))
+            high, low = _value(best[1]), _value(worst[1])
+            if high > low:
+                reason = f"best of {len(known)} ({high:.4g}) against worst ({low:.4g})"
+                pairs.append(_pair(row.prompt, best, worst, reason))
+        return pairs
+
+
+@dataclass(frozen=True)
+class CorrectIncorrect:
+    """`pairs` different (correct, incorrect) combinations a prompt, drawn at random
+    without replacement, fewer where there are fewer (IRPO, Pang et al. 2024).
+
+    Identical texts count once. Correct is a score above `threshold`.
+    """
+
+    pairs: int = 1
+    threshold: float = CORRECT
+    produces: ClassVar[Produces] = "pairs"
+
+    def __post_init__(self):
+        if self.pairs < 1:
+            raise ValueError(f"CorrectIncorrect: pairs={self.pairs} must be at least 1")
+
+    def __call__(
+        self, scored: Sequence[Scored], rng: np.random.Generator
+    ) -> list[Pair]:
+        pairs = []
+        for row in scored:
+            known = _distinct(_known(row))
+            right = [c for c in known if _value(c[1]) > self.threshold]
+            wrong = [c for c in known if _value(c[1]) <= self.threshold]
+            total = len(right) * len(wrong)
+            if not total:
+                continue
+            for number in rng.choice(total, min(self.pairs, total), replace=False):
+                chosen = right[number // len(wrong)]
+                rejected = wrong[number % len(wrong)]
+                reason = f"{_told(chosen[1])} is correct, {_told(rejected[1])} is not"
+                pairs.append(_pair(row.prompt, chosen, rejected, reason))
+        return pairs
+
+
+@dataclass(frozen=True)
+class VoteClusters:
+    """A random member of the most voted answer against one of the least voted (ScPO,
+    Prasad et al. 2024, section 2). Among clusters of equal votes one is drawn; a prompt
+    whose answers all have equally many votes gives none. Needs a scorer that votes."""
+
+    produces: ClassVar[Produces] = "pairs"
+
+    def __call__(
+        self, scored: Sequence[Scored], rng: np.random.Generator
+    ) -> list[Pair]:
+        pairs = []
+        for row in scored:
+            # In order of appearance; the votes are in the key because the shuffled
+            # control deals them out without regard to answers.
+            clusters: dict[tuple[int, str], list[Candidate]] = {}
+            for candidate in _known(row):
+                key = votes_of(row.prompt, candidate[1])
+                clusters.setdefault(key, []).append(candidate)
+            if not clusters:
+                continue
+            most = max(votes for votes, _ in clusters)
+            least = min(votes for votes, _ in clusters)
+            if most == least:
+                continue
+            chosen = _member(clusters, most, rng)
+            rejected = _member(clusters, least, rng)
+            of = len(row.rollouts)
+            reason = (
+                f"{_told(chosen[1])} has {most} of {of} votes, "
+                f"{_told(rejected[1])} has {least}"
+            )
+            pairs.append(_pair(row.prompt, chosen, rejected, reason))
+        return pairs
+
+
+@dataclass(frozen=True)
+class TopOne:
+    """The highest scored rollout of each prompt, the earliest among equals; none where
+    it scores below `minimum`. Rejection fine-tuning keeps one."""
+
+    minimum: float | None = None
+    produces: ClassVar[Produces] = "demonstrations"
+
+    def __call__(
+        self, scored: Sequence[Scored], rng: np.random.Generator
+    ) -> list[tuple[Prompt, Rollout]]:
+        kept = []
+        for row in scored:
+            known = _known(row)
+            if not known:
+                continue
+            rollout, score = max(known, key=lambda candidate: _value(candidate[1]))
+            if self.minimum is None or _value(score) >= self.minimum:
+                kept.append((row.prompt, rollout))
+        return kept
+
+
+@dataclass(frozen=True)
+class AllCorrect:
+    """Every correct rollout of different text, at most `maximum` a prompt, drawn at
+    random where there are more (RFT, Yuan et al. 2023). Correct is a score above
+    `threshold`."""
+
+    maximum: int = 4
+    threshold: float = CORRECT
+    produces: ClassVar[Produces] = "demonstrations"
+
+    def __post_init__(self):
+        if self.maximum < 1:
+            raise ValueError(f"AllCorrect: maximum={self.maximum} must be at least 1")
+
+    def __call__(
+        self, scored: Sequence[Scored], rng: np.random.Generator
+    ) -> list[tuple[Prompt, Rollout]]:
+        kept = []
+        for row in scored:
+            known = _distinct(_known(row))
+            right = [r for r, score in known if _value(score) > self.threshold]
+            if len(right) > self.maximum:
+                drawn = rng.choice(len(right), self.maximum, replace=False)
+                right = [right[number] for number in sorted(drawn)]
+            kept += [(row.prompt, rollout) for rollout in right]
+        return kept
+
+
+def votes_of(prompt: Prompt, score: Score) -> tuple[int, str]:
+    """A score's votes and answer; ValueError if the scorer does not vote."""
+    if score.votes is None or score.answer is None:
+        raise ValueError(
+            f"prompt {prompt.id!r}: its scores carry no votes; this part needs a "
+            "scorer that votes, such as MajorityVote()"
+        )
+    return score.votes, score.answer
+
+
+def _known(row: Scored) -> list[Candidate]:
+    pairs = zip(row.rollouts, row.scores, strict=True)
+    return [(rollout, score) for rollout, score in pairs if score.value is not None]
+
+
+def _value(score: Score) -> float:
+    assert score.value is not None
+    return score.value
+
+
+def _distinct(candidates: list[Candidate]) -> list[Candidate]:
+    """The first of each text, in order."""
+    first: dict[str, Candidate] = {}
+    for candidate in candidates:
+        first.setdefault(candidate[0].text, candidate)
+    return list(first.values())
+
+
+def _member(
+    clusters: dict[tuple[int, str], list[Candidate]],
+    votes: int,
+    rng: np.random.Generator,
+) -> Candidate:
+    tied = [members for key, members in clusters.items() if key[0] == votes]
+    members = tied[rng.integers(len(tied))]
+    return members[rng.integers(len(members))]
+
+
+def _told(score: Score) -> str:
+    return f"score {_value(score):.4g}" if score.answer is None else repr(score.answer)
+
+
+def _pair(prompt: Prompt, better: Candidate, worse: Candidate, reason: str) -> Pair:
+    return Pair(
+        prompt=prompt,
+        chosen=better[0],
+        rejected=worse[0],
+        chosen_score=_value(better[1]),
+        rejected_score=_value(worse[1]),
+        reason=reason,
+    )
