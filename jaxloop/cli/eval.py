@@ -1,0 +1,34 @@
+"""`jaxloop eval`: the evaluation of a configuration, without training."""
+
+import json
+from collections.abc import Sequence
+
+from jaxloop.cli.arguments import Help
+from jaxloop.cli.run import config_and_overrides, resolve
+from jaxloop.config.help import format_help
+from jaxloop.config.loading import load_config
+
+USAGE = """\
+jaxloop eval CONFIG.py[:VARIANT] [name=value ...]
+
+Runs the evaluation of the configuration on its model and prints the metrics as JSON.
+With a config file, --help lists every setting.
+"""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the command; `argv` are the words after `eval`."""
+    rest = [word for word in argv if word not in ("-h", "--help")]
+    helping = len(rest) < len(argv)
+    if helping and not rest:
+        raise Help(USAGE)
+    spec, overrides = config_and_overrides(rest, USAGE)
+    default = load_config(spec)
+    if helping:
+        raise Help(f"{USAGE}\n{format_help(default)}")
+    config = resolve(default, overrides, ("--help",))
+
+    from jaxloop.loop.run import evaluate
+
+    print(json.dumps(evaluate(config), indent=2))
+    return 0
