@@ -1,0 +1,72 @@
+"""What a set of scored held-out rollouts says of the model."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from math import comb
+
+import numpy as np
+
+from jaxloop.records import Prompt, Rollout, Scored
+
+
+def pass_at_k(samples: int, correct: int, k: int) -> float:
+    """Probability that k of `samples`, drawn without replacement, hold a correct one.
+
+    The unbiased estimator of Chen et al. 2021 (eq. 1).
+    """
+    if not 1 <= k <= samples:
+        raise ValueError(f"pass@{k} needs between 1 and {samples} draws")
+    return 1.0 - comb(samples - correct, k) / comb(samples, k)
+
+
+def majority_correct(scored: Scored) -> float:
+    """1 when the most frequent answer is right; ties share by their number.
+
+    Rollouts without an answer do not vote; with no votes at all it is 0.
+    """
+    answers = [score.answer for score in scored.scores]
+    votes = Counter(answer for answer in answers if answer is not None)
+    if not votes:
+        return 0.0
+    most = max(votes.values())
+    winners = {answer for answer, count in votes.items() if count == most}
+    right = {
+        score.answer for score in scored.scores if score.value and score.value >= 1.0
+    }
+    return len(winners & right) / len(winners)
+
+
+def evaluation_metrics(
+    scored: Sequence[Scored],
+    measures: Sequence[Callable[[Prompt, Rollout], float]] = (),
+) -> dict[str, float]:
+    """`eval/accuracy` (mean score) and its relatives; unscored rollouts count as wrong.
+
+    With n > 1 samples a prompt, `eval/pass@n` and `eval/maj@n` take a score of at least
+    1 as correct. `measures` are averaged over all rollouts under their function's name.
+    """
+    values = [[score.value or 0.0 for score in s.scores] for s in scored]
+    rollouts = [(s.prompt, rollout) for s in scored for rollout in s.rollouts]
+    lengths = [len(rollout.token_ids) for _, rollout in rollouts]
+    n = len(values[0])
+    metrics = {
+        "eval/accuracy": float(np.mean(values)),
+        "eval/completions/mean_length": float(np.mean(lengths)),
+        "eval/completions/clipped_ratio": float(
+            np.mean([rollout.stop == "length" for _, rollout in rollouts])
+        ),
+    }
+    if n > 1:
+        correct = [sum(value >= 1.0 for value in row) for row in values]
+        passed = [pass_at_k(n, c, n) for c in correct]
+        metrics[f"eval/pass@{n}"] = float(np.mean(passed))
+        metrics[f"eval/maj@{n}"] = float(np.mean([majority_correct(s) for s in scored]))
+    for name in sorted(
+        {name for s in scored for c in s.scores for name in c.components}
+    ):
+        parts = [c.components.get(name, 0.0) for s in scored for c in s.scores]
+        metrics[f"eval/{name}"] = float(np.mean(parts))
+    for measure in measures:
+        taken = [measure(prompt, rollout) for prompt, rollout in rollouts]
+        metrics[f"eval/{measure.__name__}"] = float(np.mean(taken))
+    return metrics

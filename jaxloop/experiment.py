@@ -1,0 +1,269 @@
+"""`Config`: everything that one run is, as one frozen value."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from jaxloop.loop.recipe import (
+    Evaluation,
+    Online,
+    Recipe,
+    Rounds,
+    SupervisedStage,
+    produces,
+)
+from jaxloop.losses.objectives import Pairwise, Policy, Supervised
+from jaxloop.mesh import MeshShape, divisibility_problems
+from jaxloop.models.decoder import ModelShape, Remat
+from jaxloop.prompts.tokenizer import Tokenizer, character_tokenizer, load_tokenizer
+
+
+@dataclass(frozen=True)
+class Model:
+    """A checkpoint to start from, or a shape to make a new model of."""
+
+    path: str = ""
+    """A Hugging Face directory, or a hub id where there is a network."""
+    revision: str = ""
+    """Branch, tag or commit of a hub id."""
+    shape: ModelShape | None = None
+    """Sizes of a new, random model; none where `path` says it."""
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    """What matrix products compute in."""
+    param_dtype: Literal["float32", "bfloat16"] = "float32"
+    """What parameters are stored in."""
+    remat: Remat = "full"
+    """What the backward pass recomputes to save memory."""
+
+
+@dataclass(frozen=True)
+class ModelTokenizer:
+    """The tokenizer that lies beside the model."""
+
+    path: str = ""
+    """Another directory to take it from; empty is the model's."""
+    chat_template: str = ""
+    """A Jinja template for conversations, where the tokenizer has none."""
+
+    def load(self, model_path: str) -> Tokenizer:
+        return load_tokenizer(self.path or model_path, chat_template=self.chat_template)
+
+
+@dataclass(frozen=True)
+class Characters:
+    """One token a character, made on the spot."""
+
+    alphabet: str = "0123456789+=;#"
+
+    def load(self, model_path: str) -> Tokenizer:
+        return character_tokenizer(self.alphabet)
+
+
+@dataclass(frozen=True)
+class Checkpointing:
+    """When the state is written, and how much of it is kept."""
+
+    every: int = 100
+    """Updates between checkpoints inside a stage; stages always end with one."""
+    keep: int = 2
+    """Newest checkpoints that are kept."""
+    best: str = ""
+    """A metric whose best checkpoint is kept too, for example `eval/accuracy`."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """One experiment. Files under `configs/` return it; the command line changes it."""
+
+    name: str
+    model: Model
+    data: Any
+    """Where prompts and demonstrations come from: `load(tokenizer)` gives a Dataset;
+    `missing(...)`, where it has one, says which settings are still to be given."""
+    tokenizer: Any = field(default_factory=ModelTokenizer)
+    sft: SupervisedStage | None = None
+    """A supervised stage in front; none goes straight to the recipe."""
+    recipe: Recipe | None = None
+    """The self-improvement method; none stops after the supervised stage."""
+    evaluation: Evaluation = field(default_factory=Evaluation)
+    mesh: MeshShape = field(default_factory=MeshShape)
+    checkpoint: Checkpointing = field(default_factory=Checkpointing)
+    seed: int = 0
+    """Same seed, same bits."""
+    out: str = ""
+    """The folder of the run; empty is `runs/NAME`."""
+    max_skipped_in_row: int = 20
+    """Updates in a row that may be skipped, not being finite, before the run stops."""
+    tensorboard: bool = True
+
+    @property
+    def folder(self) -> str:
+        return self.out or f"runs/{self.name}"
+
+    def validate(self) -> list[str]:
+        """The contradictions that can be seen without a device or a checkpoint."""
+        found = self._number_problems()
+        found += self._model_problems() + self._recipe_problems()
+        missing = getattr(self.data, "missing", None)
+        if missing is not None:
+            found += missing(
+                train=self.recipe is not None,
+                test=self.evaluation.scorer is not None,
+                demonstrations=self.sft is not None,
+            )
+        return found
+
+    def problems(self, shape: ModelShape | None, devices: int) -> list[str]:
+        """Every contradiction, one sentence each; empty when the run can start.
+
+        `shape`: the model's, where it is known already.
+        """
+        found = self.validate()
+        if self._number_problems():
+            return found
+        try:
+            mesh = self.mesh.resolve(devices)
+        except ValueError as error:
+            return [*found, str(error)]
+        found += self._batch_problems(mesh)
+        if shape is not None:
+            found += self._shape_problems(mesh, shape)
+        return found
+
+    def _number_problems(self) -> list[str]:
+        """Counts that must be at least 1."""
+        counts = [
+            ("checkpoint.every", self.checkpoint.every),
+            ("checkpoint.keep", self.checkpoint.keep),
+            ("max_skipped_in_row", self.max_skipped_in_row),
+        ]
+        schedule = self.recipe.schedule if self.recipe is not None else None
+        for name, stage in (("sft", self.sft), ("recipe.schedule", schedule)):
+            for part in ("batch_size", "accumulation", "row_tokens", "rounds"):
+                if hasattr(stage, part):
+                    counts.append((f"{name}.{part}", getattr(stage, part)))
+        if isinstance(schedule, Online):
+            counts.append(("recipe.schedule.prompts", schedule.prompts))
+            counts.append(("recipe.schedule.steps", schedule.steps))
+        found = [f"{name} = {n} must be at least 1" for name, n in counts if n < 1]
+        if isinstance(schedule, Rounds) and schedule.disjoint and not schedule.prompts:
+            found.append("recipe.schedule.disjoint wants recipe.schedule.prompts")
+        return found
+
+    def _model_problems(self) -> list[str]:
+        found = []
+        if bool(self.model.path) == (self.model.shape is not None):
+            found.append(
+                "model: give either model.path=DIR (a Hugging Face directory or hub "
+                "id) or a shape in the config file, not both and not neither"
+            )
+        if self.sft is None and self.recipe is None:
+            found.append("nothing to do: the config has neither `sft` nor `recipe`")
+        for name, optimizer in self.optimizers():
+            if self.model.param_dtype == "float32" and optimizer.master_weights:
+                found.append(
+                    f"{name}.master_weights keeps float32 weights beside bfloat16 "
+                    "ones, but model.param_dtype is float32 already"
+                )
+        return found
+
+    def optimizers(self):
+        if self.sft is not None:
+            yield "sft.optimizer", self.sft.optimizer
+        if self.recipe is not None:
+            yield "recipe.optimizer", self.recipe.optimizer
+
+    def _recipe_problems(self) -> list[str]:
+        recipe = self.recipe
+        if recipe is None:
+            return []
+        found = []
+        made = produces(recipe.selector)
+        match recipe.objective:
+            case Policy():
+                if recipe.selector is not None or recipe.advantage is None:
+                    found.append("a policy objective wants `advantage`, no `selector`")
+                if isinstance(recipe.schedule, Rounds):
+                    found.append("a policy objective wants the Online schedule")
+                if recipe.sampling.n < 2:
+                    found.append("recipe.sampling.n: a group needs at least 2 samples")
+                if recipe.sampling.temperature == 0:
+                    found.append(
+                        "recipe.sampling.temperature=0 makes all samples of a group "
+                        "equal"
+                    )
+            case Pairwise():
+                if recipe.selector is None or made != "pairs":
+                    found.append("a pairwise objective wants a selector of pairs")
+            case Supervised():
+                if recipe.selector is None or made != "demonstrations":
+                    found.append(
+                        "a supervised objective wants a selector of demonstrations"
+                    )
+                if isinstance(recipe.schedule, Online):
+                    found.append("a supervised objective wants the Rounds schedule")
+        if recipe.advantage is not None and not isinstance(recipe.objective, Policy):
+            found.append("`advantage` belongs to policy objectives only")
+        if self.model.shape is not None and self.sft is None:
+            found.append(
+                "a new, random model has nothing to improve: add an `sft` stage"
+            )
+        return found
+
+    def _batch_problems(self, mesh: MeshShape) -> list[str]:
+        """What does not divide: the batch, by accumulation and by the mesh."""
+        parts, found = mesh.data * mesh.fsdp, []
+        for name, size, accumulation in self._batches():
+            if size % accumulation:
+                nearest = max(size // accumulation, 1) * accumulation
+                found.append(
+                    f"{name} = {size} is not a multiple of accumulation = "
+                    f"{accumulation}; nearest: {nearest}"
+                )
+            elif size // accumulation % parts:
+                whole = accumulation * parts
+                below, above = size // whole * whole, -(-size // whole) * whole
+                found.append(
+                    f"{name} = {size} in {accumulation} parts cannot be cut over "
+                    f"data*fsdp = {parts} devices; nearest: "
+                    + " or ".join(str(n) for n in sorted({below, above} - {0}))
+                )
+        return found
+
+    def _batches(self):
+        if self.sft is not None:
+            yield "sft.batch_size", self.sft.batch_size, self.sft.accumulation
+        recipe = self.recipe
+        if recipe is None:
+            return
+        yield "recipe.sampling.rows", recipe.sampling.rows, 1
+        if self.evaluation.scorer is not None:
+            yield "evaluation.sampling.rows", self.evaluation.sampling.rows, 1
+        schedule = recipe.schedule
+        if isinstance(schedule, Rounds):
+            name = "recipe.schedule.batch_size"
+            yield name, schedule.batch_size, schedule.accumulation
+        else:
+            name = "recipe.schedule.prompts * recipe.sampling.n"
+            rows = schedule.prompts * recipe.sampling.n
+            if isinstance(recipe.objective, Pairwise):
+                pairs = getattr(recipe.selector, "pairs", 1)
+                name, rows = "recipe.schedule.prompts * pairs", schedule.prompts * pairs
+            yield name, rows, schedule.accumulation
+
+    def _shape_problems(self, mesh: MeshShape, shape: ModelShape) -> list[str]:
+        found = divisibility_problems(
+            mesh,
+            {
+                "embed": shape.width,
+                "ffn": shape.ffn,
+                "heads": shape.heads,
+                "kv_heads": shape.kv_heads,
+                "vocab": shape.vocab,
+            },
+        )
+        if shape.heads % shape.kv_heads:
+            found.append(
+                f"heads = {shape.heads} is not a multiple of "
+                f"kv_heads = {shape.kv_heads}"
+            )
+        return found

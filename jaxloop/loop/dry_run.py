@@ -1,0 +1,95 @@
+"""What a run would take, from shapes alone: nothing is allocated or compiled."""
+
+import jax
+import numpy as np
+
+from jaxloop.experiment import Config
+from jaxloop.loop.recipe import Online, produces
+from jaxloop.loop.workbench import longest_prompt, prepare
+from jaxloop.mesh import batch_parts
+from jaxloop.models.decoder import Decoder, count_parameters
+from jaxloop.models.parameters import bytes_per_device
+from jaxloop.sampling.engine import cache_bytes
+from jaxloop.training.step import abstract_state
+
+
+def dry_run(config: Config) -> str:
+    """Resolves and checks `config`; the table of what each device would hold.
+
+    ConfigError with every contradiction. Reads the model's config.json, the tokenizer
+    and the data, no weights.
+    """
+    materials = prepare(config)
+    shape, data, mesh = materials.shape, materials.data, materials.mesh
+    prompt = longest_prompt([*data.train, *data.test])
+    model = Decoder(shape, jax.numpy.dtype(config.model.dtype), config.model.remat)
+    sizes = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
+    lines = [
+        f"{config.name}: {shape.family}, {count_parameters(shape):,} parameters",
+        f"mesh {sizes} over {mesh.size} x {mesh.devices.flat[0].device_kind}",
+        f"folder {config.folder}",
+        "",
+        f"{'bytes for each device':<38}{'MiB':>10}",
+    ]
+    rows: list[tuple[str, int]] = []
+    dtype = config.model.param_dtype
+    for name, optimizer in config.optimizers():
+        state = abstract_state(model, optimizer, mesh, dtype)
+        rows.append(("parameters", bytes_per_device(state.params)))
+        rows.append((f"optimiser state ({name})", bytes_per_device(state.opt_state)))
+    rows.append(("gradients (float32 where accumulated)", rows[0][1]))
+    rows += _recipe_rows(config, shape, mesh, prompt, dict(rows)["parameters"])
+    for name, size in dict(rows).items():
+        lines.append(f"{name:<38}{size / 2**20:>10.2f}")
+    lines.append("")
+    lines += [f"{name:<38}{size}" for name, size in _shapes(config, prompt)]
+    return "\n".join(lines)
+
+
+def _recipe_rows(
+    config: Config, shape, mesh, prompt: int, params: int
+) -> list[tuple[str, int]]:
+    recipe = config.recipe
+    if recipe is None:
+        return []
+    stored = np.dtype(config.model.param_dtype).itemsize
+    itemsize = np.dtype(config.model.dtype).itemsize
+    parts = batch_parts(mesh) * mesh.shape["tensor"]
+    cache = cache_bytes(shape, recipe.sampling, prompt, config.model.dtype, parts)
+    rows = [
+        ("key-value cache while sampling", cache),
+        ("sampler's copy of the weights", params // stored * itemsize),
+    ]
+    schedule = recipe.schedule
+    if isinstance(schedule, Online) and schedule.sync_every != 1:
+        rows.append(("stale sampler (sync_every)", params))
+    if isinstance(schedule, Online) and recipe.objective.needs_reference:
+        rows.append(("reference", params))
+    return rows
+
+
+def _shapes(config: Config, prompt: int):
+    """The arrays of an update, in words."""
+    if config.sft is not None:
+        stage = config.sft
+        size = stage.batch_size // stage.accumulation
+        yield "supervised batch", f"{stage.accumulation} x ({size}, {stage.row_tokens})"
+    recipe = config.recipe
+    if recipe is None:
+        return
+    new, schedule = recipe.sampling.max_new_tokens, recipe.schedule
+    columns = f"{prompt} + {new}"
+    if isinstance(schedule, Online):
+        rows = schedule.prompts * recipe.sampling.n
+        if recipe.advantage is None:
+            rows = 2 * schedule.prompts * getattr(recipe.selector, "pairs", 1)
+    else:
+        rows = 2 * schedule.batch_size
+        if produces(recipe.selector) == "demonstrations":
+            rows, columns = schedule.batch_size, str(schedule.row_tokens)
+    rows //= schedule.accumulation
+    yield "update batch", f"{schedule.accumulation} x ({rows}, {columns})"
+    yield (
+        "decoder rows",
+        f"{recipe.sampling.rows}, {recipe.sampling.n} samples a prompt",
+    )

@@ -1,0 +1,199 @@
+"""Rounds: sample, score, select, reference, train, evaluate; then again.
+
+A round writes what each station made before the next one starts. Started again, it
+reads what is there and goes on behind it: sampling by whole chunks, training from the
+newest checkpoint. What is read is what would have been computed, so the bits are the
+same.
+"""
+
+import dataclasses
+import io
+import json
+import time
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+from jaxloop.loop import store
+from jaxloop.loop.folder import (
+    append_records,
+    read_records,
+    whole_records,
+    write_bytes,
+    write_records,
+    write_text,
+)
+from jaxloop.loop.recipe import Recipe, Rounds, produces
+from jaxloop.loop.reference import pair_logps
+from jaxloop.loop.round_training import train_round
+from jaxloop.loop.selecting import Selected, select
+from jaxloop.loop.stations import evaluate, sample, sampler_gap
+from jaxloop.loop.store import Position
+from jaxloop.loop.workbench import Workbench, key, rng
+from jaxloop.records import Prompt, Scored
+from jaxloop.scoring.metrics import score_metrics, score_warnings
+from jaxloop.training.step import abstract_state, fresh_state
+
+
+def run_rounds(
+    bench: Workbench, recipe: Recipe, params: dict | None, position: Position
+) -> tuple[dict, Position]:
+    """The parameters after the last round. `params` is None on resuming inside one."""
+    schedule = recipe.schedule
+    assert isinstance(schedule, Rounds)
+    paired = produces(recipe.selector) == "pairs"
+    start = bench.layout.start if paired else 1
+    step_fn = bench.train_step(recipe.objective, recipe.optimizer, start=start)
+    for index in range(position.round, schedule.rounds):
+        bench.progress.round(index + 1, schedule.rounds)
+        params, position = one_round(bench, recipe, step_fn, params, position)
+    assert params is not None
+    return params, position
+
+
+def one_round(
+    bench: Workbench,
+    recipe: Recipe,
+    step_fn: Callable,
+    params: dict | None,
+    position: Position,
+) -> tuple[dict, Position]:
+    """One round, or the rest of one: `params` is None when its training had begun."""
+    index = position.round
+    scored, seconds = sampled_and_scored(bench, recipe, params, position)
+    selected = select(recipe, scored, rng(bench.config.seed, "selection", index))
+    size = 2 * schedule_of(recipe).batch_size
+    if params is not None:
+        _write_selection(bench, index, selected)
+        gap = sampler_gap(bench, params, scored, size)
+        scores = score_metrics(scored)
+        for warning in score_warnings(scores):
+            bench.progress.line(f"round {index + 1}: {warning}")
+        line = scores | selected.metrics | gap | seconds
+        bench.metrics.write(position.step, line, phase="round", round=index)
+    bench.engine.release()
+    logps = None
+    if recipe.objective.needs_reference and selected.pairs:
+        logps = _reference(bench, recipe, params, index, selected, size)
+    state = _starting_state(bench, recipe, params, position)
+    del params
+    state, position = train_round(
+        bench, recipe, step_fn, state, position, selected, logps
+    )
+    name, done = f"round_{index + 1:03d}", index + 1
+    metrics = evaluate(
+        bench, state.params, name=name, step=position.step, phase="eval", round=done
+    )
+    position = dataclasses.replace(position, round=done, done=0)
+    position = store.save(bench, position, {"params": state.params}, metrics)
+    return state.params, position
+
+
+def schedule_of(recipe: Recipe) -> Rounds:
+    assert isinstance(recipe.schedule, Rounds)
+    return recipe.schedule
+
+
+def round_prompts(bench: Workbench, schedule: Rounds, index: int) -> list[Prompt]:
+    """The prompts of round `index`: a fresh draw, or the next part of one shuffle."""
+    pool, seed = bench.data.train, bench.config.seed
+    count = schedule.prompts or len(pool)
+    if schedule.disjoint:
+        order = rng(seed, "prompts").permutation(len(pool))
+        picked = np.take(order, range(index * count, (index + 1) * count), mode="wrap")
+    else:
+        picked = rng(seed, "prompts", index).permutation(len(pool))[:count]
+    return [pool[i] for i in picked]
+
+
+def sampled_and_scored(
+    bench: Workbench, recipe: Recipe, params: dict | None, position: Position
+) -> tuple[list[Scored], dict[str, float]]:
+    """The round's scored rollouts, read if they are there, else made and written; and
+    how long the making took."""
+    folder = bench.folder.round(position.round)
+    finished, growing = folder / "rollouts.jsonl", folder / "samples.jsonl"
+    if finished.exists():
+        growing.unlink(missing_ok=True)
+        return read_records(finished, Scored), {}
+    assert params is not None, f"{finished} is gone, and the weights that made it too"
+    prompts = round_prompts(bench, schedule_of(recipe), position.round)
+    began = time.perf_counter()
+    sampled = _sample_all(bench, recipe, params, prompts, position, growing)
+    drawn = time.perf_counter()
+    bench.progress.phase("scoring", total=len(prompts), unit="prompts")
+    scored = recipe.scorer(prompts, [s.rollouts for s in sampled])
+    write_records(finished, scored)
+    growing.unlink(missing_ok=True)
+    ended = time.perf_counter()
+    return scored, {"timing_s/gen": drawn - began, "timing_s/score": ended - drawn}
+
+
+def _sample_all(bench, recipe, params, prompts, position, growing) -> list[Scored]:
+    """Samples by chunks and appends each to `growing`, behind what lies there."""
+    sampled = whole_records(growing, Scored)
+    # Enough prompts a chunk to keep the decoder full, few enough to lose little.
+    size = max(8 * recipe.sampling.rows // recipe.sampling.n, 1)
+    sampling_key = key(bench.config.seed, "sampling", position.round)
+    bench.progress.phase("sampling", total=len(prompts) * recipe.sampling.n)
+    for first in range(0, len(prompts), size):
+        chunk = prompts[first : first + size]
+        if len(sampled) >= first + len(chunk):
+            continue  # drawn before the run was interrupted
+        rollouts = sample(
+            bench,
+            params,
+            chunk,
+            recipe.sampling,
+            sampling_key,
+            position.step,
+            done=first * recipe.sampling.n,
+        )
+        drawn = [Scored(p, group, ()) for p, group in zip(chunk, rollouts, strict=True)]
+        new = drawn[len(sampled) - first :]
+        append_records(growing, new)
+        sampled += new
+        bench.interrupt.check()
+    return sampled
+
+
+def _write_selection(bench: Workbench, index: int, selected: Selected) -> None:
+    folder = bench.folder.round(index)
+    write_records(folder / "pairs.jsonl", selected.pairs)
+    if selected.demonstrations:
+        write_records(folder / "demonstrations.jsonl", selected.demonstrations)
+    write_text(folder / "dropped.json", json.dumps(selected.dropped, indent=2) + "\n")
+    if not selected.pairs and not selected.demonstrations:
+        bench.progress.line(
+            f"round {index + 1}: nothing was selected ({selected.dropped}), so it "
+            "has no updates"
+        )
+
+
+def _reference(bench, recipe, params, index: int, selected: Selected, size: int):
+    """The reference's log-probabilities of the round's pairs, computed once a round."""
+    path = bench.folder.round(index) / "reference.npz"
+    if path.exists():
+        return np.load(path)["logp_P2C"]
+    if schedule_of(recipe).reference == "seed":
+        params = store.load_seed(bench)
+    logp_P2C = pair_logps(bench, params, selected.pairs, size)
+    buffer = io.BytesIO()
+    np.savez(buffer, logp_P2C=logp_P2C)
+    write_bytes(path, buffer.getvalue())
+    return logp_P2C
+
+
+def _starting_state(bench, recipe: Recipe, params: dict | None, position: Position):
+    """What the round trains: a fresh optimiser around its weights, or the saved one."""
+    optimizer = recipe.optimizer
+    if params is None:
+        dtype = bench.config.model.param_dtype
+        abstract = abstract_state(bench.model, optimizer, bench.mesh, dtype)
+        return store.load(bench, position, {"state": abstract})["state"]
+    if schedule_of(recipe).start == "seed" and position.round > 0:
+        for leaf in jax.tree.leaves(params):  # callers still hold them, and need not
+            leaf.delete()
+        params = store.load_seed(bench)
+    return fresh_state(params, optimizer, bench.shardings(optimizer))

@@ -1,0 +1,135 @@
+"""`run(config)`: the whole line, from wherever the folder says that it stands."""
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from jaxloop.config import ConfigError
+from jaxloop.experiment import Config
+from jaxloop.loop import store
+from jaxloop.loop.dry_run import dry_run
+from jaxloop.loop.folder import RunFolder, write_text
+from jaxloop.loop.interrupt import Interrupt, Preempted
+from jaxloop.loop.online import run_online
+from jaxloop.loop.recipe import Online
+from jaxloop.loop.rounds import run_rounds
+from jaxloop.loop.serve import describe_model
+from jaxloop.loop.stations import evaluate as look
+from jaxloop.loop.store import Position
+from jaxloop.loop.summary import summarise, summary_text
+from jaxloop.loop.supervised import run_supervised
+from jaxloop.loop.updates import Diverged
+from jaxloop.loop.workbench import Workbench, build, prepare
+from jaxloop.report import build_report
+
+__all__ = ["dry_run", "evaluate", "run"]
+
+DIVERGED = 3
+PREEMPTED = 143  # 128 + SIGTERM: what a supervisor expects of a job that obeyed it
+
+
+def run(config: Config, *, argv: Sequence[str] = ()) -> int:
+    """Runs or continues the experiment; returns the exit code.
+
+    Raises ConfigError, before anything is compiled, for whatever a user can mend.
+    """
+    folder = RunFolder(Path(config.folder))
+    if folder.summary.exists():
+        folder.check(config)
+        _finish(folder, json.loads(folder.summary.read_text()))
+        return 0
+    notes = folder.check(config)
+    materials = prepare(config)
+    folder.claim(config, argv)
+    describe_model(folder.path, materials.shape, materials.tokenizer)
+    began = time.perf_counter()
+    with Interrupt() as interrupt:
+        bench = build(config, materials, folder, interrupt)
+        for note in [*notes, *bench.data.notes]:
+            bench.progress.line(note)
+        try:
+            run_stages(bench)
+        except (Preempted, KeyboardInterrupt) as stopped:
+            bench.checkpoints.wait()
+            bench.progress.line(
+                f"stopped; the same command goes on from here ({folder.path})"
+            )
+            if isinstance(stopped, KeyboardInterrupt):
+                raise
+            return PREEMPTED
+        except Diverged as error:
+            bench.progress.line(str(error))
+            return DIVERGED
+        finally:
+            bench.close()
+    summary = summarise(folder) | {"seconds": round(time.perf_counter() - began, 1)}
+    write_text(folder.summary, json.dumps(summary, indent=2) + "\n")
+    _finish(folder, summary)
+    return 0
+
+
+def _finish(folder: RunFolder, summary: dict) -> None:
+    """The report, and the end of what the user sees; may be done again."""
+    build_report(folder.path)
+    print(summary_text(summary, folder.path))
+
+
+def evaluate(config: Config) -> dict[str, float]:
+    """The config's evaluation on its starting model; writes to its folder + `-eval`."""
+    if config.evaluation.scorer is None:
+        raise ConfigError("the config has no evaluation.scorer: nothing to measure")
+    folder = RunFolder(Path(config.folder + "-eval"))
+    materials = prepare(config)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    with Interrupt() as interrupt:
+        bench = build(config, materials, folder, interrupt)
+        bench.metrics.truncate_to(0)
+        try:
+            return look(
+                bench, bench.initial_params(), name="eval", step=0, phase="eval"
+            )
+        finally:
+            bench.close()
+
+
+def run_stages(bench: Workbench) -> None:
+    """What is left of: supervised stage, evaluation, rounds or online."""
+    config = bench.config
+    found = store.find(bench)
+    stage = "recipe" if config.sft is None else "sft"
+    position = found or Position(stage=stage)
+    if found is not None:
+        bench.progress.line(
+            f"continuing at {position.stage}, round {position.round + 1}, "
+            f"update {position.done} (step {position.step})"
+        )
+    params = None
+    if position.stage == "sft":
+        assert config.sft is not None
+        params, position = run_supervised(bench, config.sft, position)
+        if config.recipe is not None:
+            store.save_seed(bench, params)
+        params, position = _first_look(bench, params, position)
+    elif found is None:
+        params, position = _first_look(bench, bench.initial_params(), position)
+    elif position.done == 0:
+        params = store.load_params(bench, position)
+    if config.recipe is not None:
+        _improve(bench, config.recipe, params, position)
+
+
+def _first_look(bench: Workbench, params: dict, position: Position):
+    """Evaluates what the recipe starts from, and makes that a place to resume from."""
+    metrics = look(
+        bench, params, name="round_000", step=position.step, phase="eval", round=0
+    )
+    return params, store.save(bench, position, {"params": params}, metrics)
+
+
+def _improve(bench: Workbench, recipe, params: dict | None, position: Position) -> None:
+    online = isinstance(recipe.schedule, Online)
+    finished = position.round >= (1 if online else recipe.schedule.rounds)
+    if not finished:
+        improve = run_online if online else run_rounds
+        improve(bench, recipe, params, position)

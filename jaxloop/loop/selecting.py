@@ -1,0 +1,58 @@
+"""Scored rollouts to what is trained on: filter prompts, select, weigh. Host only."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from jaxloop.loop.recipe import Recipe, produces
+from jaxloop.records import Demonstration, Pair, Prompt, Rollout, Scored
+from jaxloop.selection.filters import drop_identical, pair_metrics
+
+
+@dataclass(frozen=True)
+class Selected:
+    """A round's training data; `dropped` counts what was left out, by reason."""
+
+    pairs: list[Pair] = field(default_factory=list)
+    demonstrations: list[Demonstration] = field(default_factory=list)
+    dropped: dict[str, int] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+def apply_filters(filters, scored: Sequence[Scored]) -> tuple[list[Scored], dict]:
+    """What passes every filter, and how many prompts each one dropped."""
+    kept, dropped = list(scored), {}
+    for index, each in enumerate(filters):
+        kept, count = each(kept)
+        name = getattr(each, "__name__", type(each).__name__)
+        dropped[f"filter {index} {name}"] = count
+    return kept, dropped
+
+
+def select(
+    recipe: Recipe, scored: Sequence[Scored], rng: np.random.Generator
+) -> Selected:
+    """Pairs or demonstrations of a round, in the order of the prompts."""
+    kept, dropped = apply_filters(recipe.filters, scored)
+    if produces(recipe.selector) == "demonstrations":
+        chosen = recipe.selector(kept, rng)
+        without = len(kept) - len({prompt.id for prompt, _ in chosen})
+        dropped["nothing to imitate"] = without
+        demonstrations = [imitate(prompt, rollout) for prompt, rollout in chosen]
+        metrics = {"demonstrations/kept": float(len(demonstrations))}
+        return Selected([], demonstrations, dropped, metrics)
+    pairs, identical = drop_identical(recipe.selector(kept, rng))
+    dropped["chosen equal to rejected"] = identical
+    dropped["no pair"] = len(kept) - len({pair.prompt.id for pair in pairs})
+    if recipe.weighting is not None:
+        pairs = recipe.weighting(pairs, kept)
+    metrics = pair_metrics(pairs, prompts=len(scored), identical=identical)
+    return Selected(pairs, [], dropped, metrics)
+
+
+def imitate(prompt: Prompt, rollout: Rollout) -> Demonstration:
+    """A rollout as a demonstration: the completion is trained on, the prompt is not."""
+    mask = (0,) * len(prompt.token_ids) + (1,) * len(rollout.token_ids)
+    token_ids = prompt.token_ids + rollout.token_ids
+    return Demonstration(f"{prompt.id}/{rollout.index}", token_ids, mask)

@@ -1,0 +1,99 @@
+"""Where a run stands, and how that is written down and found again."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from flax import serialization
+
+from jaxloop.loop.workbench import Workbench
+from jaxloop.training.step import abstract_state
+
+
+@dataclass(frozen=True)
+class Position:
+    """Everything of a run that is not an array. `step` counts its updates.
+
+    `stage` and `round` say what is going on; `done` how many of that stage's (or
+    round's) updates are in the weights. `saves` numbers the checkpoints. Data order and
+    random keys follow from these and the seed. `sampler_step`: when the sampler got its
+    weights; `look_due`: an evaluation was interrupted.
+    """
+
+    stage: Literal["sft", "recipe"]
+    round: int = 0
+    done: int = 0
+    step: int = 0
+    saves: int = 0
+    metrics_bytes: int = 0
+    sampler_step: int = 0
+    look_due: bool = False
+
+
+def save(
+    bench: Workbench,
+    position: Position,
+    tree: dict[str, Any],
+    metrics: dict[str, float] | None = None,
+    *,
+    block: bool = False,
+) -> Position:
+    """Writes a checkpoint in the background; returns the position with its number."""
+    position = dataclasses.replace(
+        position, saves=position.saves + 1, metrics_bytes=bench.metrics.offset()
+    )
+    plain = {name: serialization.to_state_dict(part) for name, part in tree.items()}
+    bench.checkpoints.save(
+        position.saves,
+        plain,
+        dataclasses.asdict(position),
+        metrics=metrics,
+        block=block,
+    )
+    return position
+
+
+def find(bench: Workbench) -> Position | None:
+    """The newest good checkpoint's position, with the metrics file cut back to it."""
+    number = bench.checkpoints.latest_good()
+    for note in bench.checkpoints.notes:
+        bench.progress.line(note)
+    if number is None:
+        bench.metrics.truncate_to(0)
+        return None
+    position = Position(**bench.checkpoints.position(number))
+    bench.metrics.truncate_to(position.metrics_bytes)
+    return position
+
+
+def load(bench: Workbench, position: Position, abstract: dict[str, Any]) -> dict:
+    """The arrays of a checkpoint, shaped and placed as `abstract` says."""
+    plain = {name: serialization.to_state_dict(part) for name, part in abstract.items()}
+    restored, _ = bench.checkpoints.restore(position.saves, plain)
+    return {
+        name: serialization.from_state_dict(part, restored[name])
+        for name, part in abstract.items()
+    }
+
+
+def abstract_params(bench: Workbench) -> dict:
+    config = bench.config
+    any_optimizer = next(optimizer for _, optimizer in config.optimizers())
+    dtype = config.model.param_dtype
+    return abstract_state(bench.model, any_optimizer, bench.mesh, dtype).params
+
+
+def save_seed(bench: Workbench, params: dict) -> None:
+    bench.checkpoints.save_named("seed", {"params": params})
+
+
+def load_seed(bench: Workbench) -> dict:
+    """The weights that the recipe started from, kept off the devices until needed."""
+    if bench.config.sft is None:
+        return bench.initial_params()
+    abstract = {"params": abstract_params(bench)}
+    return bench.checkpoints.restore_named("seed", abstract)["params"]
+
+
+def load_params(bench: Workbench, position: Position) -> dict:
+    return load(bench, position, {"params": abstract_params(bench)})["params"]

@@ -1,0 +1,281 @@
+"""What a run works with, built once: mesh, model, data, engine, files."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxloop.checkpoint import Checkpointer
+from jaxloop.config import ConfigError
+from jaxloop.experiment import Config
+from jaxloop.loop.folder import RunFolder
+from jaxloop.loop.interrupt import Interrupt
+from jaxloop.loop.recipe import Rounds, produces
+from jaxloop.mesh import make_mesh, shardings_of
+from jaxloop.metrics import MetricsWriter
+from jaxloop.models.decoder import Decoder, ModelShape, init_boxed
+from jaxloop.models.huggingface import load_params, read_shape, resolve_model_path
+from jaxloop.progress import Progress
+from jaxloop.prompts.dataset import Dataset, check_vocabulary
+from jaxloop.prompts.tokenizer import Tokenizer
+from jaxloop.records import Prompt
+from jaxloop.sampling.engine import Engine
+from jaxloop.scoring.scorer import check, close
+from jaxloop.training.batches import Layout, bucket
+from jaxloop.training.step import make_scorer, make_train_step, state_shardings
+
+# What a random stream is for: no two stations ever draw from the same one.
+STREAMS = ("init", "prompts", "sampling", "selection", "order", "evaluation")
+
+
+def stream_seed(seed: int, stream: str, *indices: int) -> list[int]:
+    """Entropy for one use of one station, for example (seed, "order", round, epoch)."""
+    return [seed, STREAMS.index(stream), *indices]
+
+
+def rng(seed: int, stream: str, *indices: int) -> np.random.Generator:
+    return np.random.default_rng(stream_seed(seed, stream, *indices))
+
+
+def key(seed: int, stream: str, *indices: int) -> jax.Array:
+    base = jax.random.key(seed)
+    for index in stream_seed(seed, stream, *indices)[1:]:
+        base = jax.random.fold_in(base, index)
+    return base
+
+
+def locate(config: Config) -> tuple[Path | None, ModelShape]:
+    """Where the checkpoint lies (None for a new model) and the model's shape.
+
+    Raises ConfigError with every contradiction of the config at once.
+    """
+    path = None
+    if config.model.path:
+        path = resolve_model_path(config.model.path, config.model.revision or None)
+        shape = read_shape(path)
+    else:
+        shape = config.model.shape
+    problems = config.problems(shape, len(jax.devices()))
+    if problems:
+        raise ConfigError(problems)
+    assert shape is not None
+    return path, shape
+
+
+@dataclass
+class Workbench:
+    """Everything but the weights, which are values handed from station to station."""
+
+    config: Config
+    folder: RunFolder
+    model_path: Path | None
+    model: Decoder
+    mesh: Mesh
+    tokenizer: Tokenizer
+    data: Dataset
+    engine: Engine
+    metrics: MetricsWriter
+    progress: Progress
+    checkpoints: Checkpointer
+    interrupt: Interrupt
+    warned: set[str] = field(default_factory=set)
+    _scorers: dict[float, Callable] = field(default_factory=dict)
+
+    @property
+    def vocab(self) -> int | None:
+        """Tokens that exist, where the embedding is padded beyond them."""
+        size = self.tokenizer.size
+        return size if size < self.model.shape.vocab else None
+
+    @cached_property
+    def layout(self) -> Layout:
+        """Columns for (prompt, completion) rows: one border for the whole run."""
+        assert self.config.recipe is not None
+        longest = longest_prompt(self.data.train)
+        most = self.config.recipe.sampling.max_new_tokens
+        return Layout(bucket(longest, longest), bucket(most, most))
+
+    def initial_params(self) -> dict:
+        """The weights that the run starts from: read, or drawn from the seed."""
+        dtype = self.config.model.param_dtype
+        if self.model_path is not None:
+            return load_params(self.model_path, self.model.shape, self.mesh, dtype)
+        return new_params(self.model, self.mesh, self.config.seed, dtype)
+
+    def train_step(self, objective, optimizer, *, start: int, temperature=1.0):
+        return make_train_step(
+            self.model,
+            objective,
+            optimizer,
+            self.mesh,
+            start=start,
+            temperature=temperature,
+            vocab=self.vocab,
+        )
+
+    def token_scorer(self, *, temperature: float = 1.0):
+        """Compiled `(params, batch) -> logp_BC` for rows in the run's layout."""
+        if temperature not in self._scorers:
+            self._scorers[temperature] = make_scorer(
+                self.model,
+                self.mesh,
+                start=self.layout.start,
+                temperature=temperature,
+                vocab=self.vocab,
+            )
+        return self._scorers[temperature]
+
+    def shardings(self, optimizer):
+        return state_shardings(self.model, optimizer, self.mesh)
+
+    def close(self) -> None:
+        """Ends what runs beside: display, writers, pools of scorers."""
+        self.progress.close()
+        self.metrics.close()
+        scorers = [self.config.evaluation.scorer]
+        if self.config.recipe is not None:
+            scorers.append(self.config.recipe.scorer)
+        for scorer in scorers:
+            if scorer is not None:
+                close(scorer)
+        self.checkpoints.close()
+
+
+def longest_prompt(prompts: Sequence[Prompt]) -> int:
+    return max((len(prompt.token_ids) for prompt in prompts), default=1)
+
+
+def new_params(model: Decoder, mesh: Mesh, seed: int, dtype) -> dict:
+    """Random parameters, created in place on the devices."""
+    from flax import linen as nn
+
+    def boxed(key):
+        return init_boxed(model, key, dtype)
+
+    init_key = key(seed, "init")
+    shardings = shardings_of(jax.eval_shape(boxed, init_key), mesh)
+    build = jax.jit(lambda k: nn.unbox(boxed(k)), out_shardings=shardings)
+    return build(init_key)
+
+
+@dataclass(frozen=True)
+class Materials:
+    """What a run is made of, found and checked; no weights are read yet."""
+
+    model_path: Path | None
+    shape: ModelShape
+    mesh: Mesh
+    tokenizer: Tokenizer
+    data: Dataset
+
+
+def prepare(config: Config) -> Materials:
+    """Everything that a user can have got wrong shows here, before a folder is claimed
+    or anything is compiled. ConfigError or DataError."""
+    path, shape = locate(config)
+    tokenizer = config.tokenizer.load(str(path or ""))
+    check_vocabulary(tokenizer, shape.vocab)
+    data = config.data.load(tokenizer)
+    check_data(config, data, shape)
+    return Materials(path, shape, make_mesh(config.mesh), tokenizer, data)
+
+
+def build(
+    config: Config, materials: Materials, folder: RunFolder, interrupt: Interrupt
+) -> Workbench:
+    """The workbench of a run in its folder."""
+    dtype = jax.numpy.dtype(config.model.dtype)
+    model = Decoder(materials.shape, dtype, config.model.remat)
+    checkpoints = Checkpointer(
+        folder.checkpoints,
+        keep=config.checkpoint.keep,
+        best_metric=config.checkpoint.best or None,
+    )
+    return Workbench(
+        config=config,
+        folder=folder,
+        model_path=materials.model_path,
+        model=model,
+        mesh=materials.mesh,
+        tokenizer=materials.tokenizer,
+        data=materials.data,
+        engine=Engine(model, materials.tokenizer, materials.mesh),
+        metrics=MetricsWriter(folder.path, tensorboard=config.tensorboard),
+        progress=Progress(),
+        checkpoints=checkpoints,
+        interrupt=interrupt,
+    )
+
+
+def check_data(config: Config, data: Dataset, shape: ModelShape) -> None:
+    """ConfigError where the data cannot serve the config."""
+    problems = _stage_problems(config, data)
+    longest = longest_prompt(data.train)
+    if config.recipe is not None:
+        new = config.recipe.sampling.max_new_tokens
+        name = "recipe.sampling.max_new_tokens"
+        problems += _length_problems(longest, new, shape.max_positions, name)
+    if config.evaluation.scorer is not None:
+        if not data.test:
+            problems.append("the config evaluates but the data has no test prompts")
+        new = config.evaluation.sampling.max_new_tokens
+        name, held_out = "evaluation.sampling.max_new_tokens", longest_prompt(data.test)
+        problems += _length_problems(held_out, new, shape.max_positions, name)
+    if problems:
+        raise ConfigError(problems)
+    if config.recipe is not None:
+        check(config.recipe.scorer, data.train)
+    if config.evaluation.scorer is not None:
+        check(config.evaluation.scorer, data.test)
+
+
+def _length_problems(prompt: int, new: int, most: int, name: str) -> list[str]:
+    if prompt + new <= most:
+        return []
+    return [
+        f"a prompt of {prompt} tokens and {name} = {new} exceed the model's {most} "
+        "positions"
+    ]
+
+
+def _stage_problems(config: Config, data: Dataset) -> list[str]:
+    """What the stages want of the data and do not find."""
+    problems = []
+    shown = max((len(d.token_ids) for d in data.demonstrations), default=0)
+    if config.sft is not None:
+        if not data.demonstrations:
+            problems.append("the config has an `sft` stage, the data no demonstrations")
+        problems += _row_problems("sft.row_tokens", config.sft.row_tokens, shown)
+    if config.recipe is None:
+        return problems
+    recipe, schedule = config.recipe, config.recipe.schedule
+    if not data.train:
+        problems.append("the config has a recipe, the data no training prompts")
+    if schedule.prompts > len(data.train) > 0:
+        problems.append(
+            f"recipe.schedule.prompts = {schedule.prompts}, but the data has "
+            f"{len(data.train)} training prompts"
+        )
+    if isinstance(schedule, Rounds):
+        wanted = schedule.rounds * schedule.prompts
+        if schedule.disjoint and wanted > len(data.train):
+            problems.append(
+                f"{schedule.rounds} disjoint rounds of {schedule.prompts} prompts want "
+                f"{wanted}, but the data has {len(data.train)} training prompts"
+            )
+        if produces(recipe.selector) == "demonstrations":
+            longest = longest_prompt(data.train) + recipe.sampling.max_new_tokens
+            longest = max(longest, shown if schedule.rehearse else 0)
+            name = "recipe.schedule.row_tokens"
+            problems += _row_problems(name, schedule.row_tokens, longest)
+    return problems
+
+
+def _row_problems(name: str, row: int, longest: int) -> list[str]:
+    if longest <= row:
+        return []
+    return [f"{name} = {row}, but a row must hold {longest} tokens"]
