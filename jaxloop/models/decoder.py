@@ -17,6 +17,7 @@ log-probabilities in chunks.
 """
 
 from dataclasses import dataclass
+from math import prod
 from typing import Any, Literal, cast
 
 import jax
@@ -132,13 +133,26 @@ def rope_frequencies(shape: ModelShape) -> jax.Array:
 def rope(x_BTNH: jax.Array, positions_BT: jax.Array, freq_C: jax.Array) -> jax.Array:
     """Rotary embedding on halves (Su et al. 2021, in GPT-NeoX's layout)."""
     angle_BT1C = positions_BT[:, :, None, None].astype(jnp.float32) * freq_C
-    sin_BT1C, cos_BT1C = jnp.sin(angle_BT1C), jnp.cos(angle_BT1C)
-    a_BTNC, b_BTNC = jnp.split(x_BTNH.astype(jnp.float32), 2, axis=-1)
-    out_BTNH = jnp.concatenate(
-        [a_BTNC * cos_BT1C - b_BTNC * sin_BT1C, b_BTNC * cos_BT1C + a_BTNC * sin_BT1C],
-        axis=-1,
-    )
-    return out_BTNH.astype(x_BTNH.dtype)
+    return rotate(x_BTNH, jnp.sin(angle_BT1C), jnp.cos(angle_BT1C))
+
+
+def rotate(x: jax.Array, sin: jax.Array, cos: jax.Array) -> jax.Array:
+    """x (..., H) turned by angles whose sine and cosine are (..., C); in float32."""
+    a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    halves = [a * cos - b * sin, b * cos + a * sin]
+    return jnp.concatenate(halves, axis=-1).astype(x.dtype)
+
+
+def project(x_BT: jax.Array, w: jax.Array, contract: int = 1) -> jax.Array:
+    """(B, T, in...) times (in..., out...), summed over the `contract` axes `in`.
+
+    As a product of two matrices: with B and T apart, the weights' gradient sums over two
+    axes, for which XLA on CPU has a slow path (twice the time of the whole MLP).
+    """
+    B, T, *_ = x_BT.shape
+    inside, outside = w.shape[:contract], w.shape[contract:]
+    w_IO = w.reshape(prod(inside), prod(outside))
+    return (x_BT.reshape(B * T, -1) @ w_IO).reshape(B, T, *outside)
 
 
 def attend(q_BTNH, k_BKSH, v_BKSH, visible_BTS) -> jax.Array:
@@ -174,9 +188,9 @@ class Attention(nn.Module):
         v_DKH = weight(self, "v_DKH", (D, K, H), ("embed", "kv_heads", "head_dim"), D)
         o_NHD = weight(self, "o_NHD", (N, H, D), ("heads", "head_dim", "embed"), N * H)
 
-        q_BTNH = jnp.einsum("BTD,DNH->BTNH", x_BTD, q_DNH)
-        k_BTKH = jnp.einsum("BTD,DKH->BTKH", x_BTD, k_DKH)
-        v_BTKH = jnp.einsum("BTD,DKH->BTKH", x_BTD, v_DKH)
+        q_BTNH = project(x_BTD, q_DNH)
+        k_BTKH = project(x_BTD, k_DKH)
+        v_BTKH = project(x_BTD, v_DKH)
         if s.qkv_bias:
             q_BTNH += bias(self, "q_bias_NH", (N, H), ("heads", "head_dim"))
             k_BTKH += bias(self, "k_bias_KH", (K, H), ("kv_heads", "head_dim"))
@@ -200,7 +214,7 @@ class Attention(nn.Module):
                 k=cache.k.at[at_BKT].set(k_BKTH), v=cache.v.at[at_BKT].set(v_BKTH)
             )
         out_BTNH = attend(q_BTNH, cache.k, cache.v, visible_BTS)
-        out_BTD = jnp.einsum("BTNH,NHD->BTD", out_BTNH, o_NHD)
+        out_BTD = project(out_BTNH, o_NHD, contract=2)
         if s.out_bias:
             out_BTD += bias(self, "o_bias_D", (D,), (None,))
         return out_BTD, cache
@@ -216,12 +230,12 @@ class Mlp(nn.Module):
         gate_DF = weight(self, "gate_DF", (D, F), ("embed", "ffn"), D)
         up_DF = weight(self, "up_DF", (D, F), ("embed", "ffn"), D)
         down_FD = weight(self, "down_FD", (F, D), ("ffn", "embed"), F)
-        gate_BTF, up_BTF = x_BTD @ gate_DF, x_BTD @ up_DF
+        gate_BTF, up_BTF = project(x_BTD, gate_DF), project(x_BTD, up_DF)
         if self.shape.mlp_bias:
             gate_BTF += bias(self, "gate_bias_F", (F,), ("ffn",))
             up_BTF += bias(self, "up_bias_F", (F,), ("ffn",))
         h_BTF = constrain(jax.nn.silu(gate_BTF) * up_BTF, "batch", None, "ffn")
-        out_BTD = h_BTF @ down_FD
+        out_BTD = project(h_BTF, down_FD)
         if self.shape.mlp_bias:
             out_BTD += bias(self, "down_bias_D", (D,), (None,))
         return out_BTD

@@ -15,7 +15,7 @@ import time
 import traceback
 from pathlib import Path
 
-import tiny
+import tiny_config
 from jax._src import xla_bridge
 
 from jaxloop import folders
@@ -52,13 +52,13 @@ def kill_at(point: str, count: int) -> None:
         "place": (folders, "put_in_place"),
     }
     if point == "score":
-        original = tiny.CountNines.__call__
+        original = tiny_config.CountNines.__call__
 
         def scored(self, prompts, rollouts):
             visit()
             return original(self, prompts, rollouts)
 
-        tiny.CountNines.__call__ = scored
+        tiny_config.CountNines.__call__ = scored
     elif point == "term":  # SIGTERM instead, once that many updates are done
         original = updates.look_and_save
 
@@ -82,7 +82,7 @@ def child(kind: str, out: Path, point: str | None, count: float) -> int:
         try:
             if point:
                 kill_at(point, int(count))
-            code = loop_run.run(tiny.config(kind, out), argv=["crash.py"])
+            code = loop_run.run(tiny_config.config(kind, out), argv=["crash.py"])
         except BaseException:
             traceback.print_exc()
         finally:
