@@ -2,6 +2,7 @@
 
 import gc
 import itertools
+import re
 from dataclasses import replace
 
 import jax
@@ -14,6 +15,7 @@ from jaxloop.mesh import MeshShape, make_mesh
 from jaxloop.models.decoder import unembedding
 from jaxloop.records import Prompt
 from jaxloop.sampling.engine import Engine, cache_bytes
+from jaxloop.sampling.harvest import Table
 from jaxloop.sampling.settings import Sampling
 from jaxloop_kernels.lm_head.reference import lm_head
 from tests.sampling.tiny import MODEL, SHAPE, Letters, prompts, random_params
@@ -236,6 +238,22 @@ def test_no_device_memory_is_left_behind(engine, params):
     for seed in range(3):
         engine.sample(params, prompts(7), BASE, key=jax.random.key(seed))
     assert held() <= before + 64  # a key
+
+
+def test_the_cache_is_updated_in_place(engine, params):
+    """The compiled loop copies no layer's cache, and gives the donated one back."""
+    state = engine.empty_state(BASE, bucket=16)
+    rows = Table.empty(BASE.rows, BASE.max_new_tokens).rows
+    with jax.set_mesh(engine.mesh):
+        weights = engine._prepared(params)
+        args = (MODEL, BASE, engine.size, (1,), weights, state, rows, KEY)
+        text = engine._decode.lower(*args).compile().as_text()
+        engine._decode(*args)
+    for leaf in jax.tree.leaves(state.caches[0]):
+        size = ",".join(map(str, leaf.shape))
+        assert f"f32[{size}]" in text
+        assert not re.search(rf"f32\[{size}\]\S* copy\(", text)
+        assert leaf.is_deleted()
 
 
 def test_no_prompts_no_rollouts(engine, params):
