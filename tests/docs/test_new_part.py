@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -70,7 +71,7 @@ def test_the_file_passes_a_dry_run_with_its_own_settings(config_file):
 def test_the_fields_of_own_parts_are_in_the_help(config_file):
     text = jaxloop(config_file, "--help")
     assert "recipe.scorer.price: float = 0.01\n        What a token costs." in text
-    assert "recipe.selector.gap: float = 0.05" in text
+    assert "recipe.selector.gap: float = 0.5" in text
 
 
 def test_the_parts_do_what_the_page_says(recipe):
@@ -81,10 +82,11 @@ def test_the_parts_do_what_the_page_says(recipe):
     assert values == pytest.approx([0.91, 0.98, 0.97, None, -0.02])
     assert scored.scores[3].status == "unscored"
     assert scored.scores[4].components == {"right": 0.0}
-    # The second best is too near to the best, so it is the third.
-    (pair,) = recipe.selector([scored], np.random.default_rng(0))
-    assert isinstance(pair, Pair)
-    assert (pair.chosen.text, pair.rejected.text) == ("#4", "2+2+0=4#4")
+    for gap, rejected in ((0.005, "4#4"), (0.05, "2+2+0=4#4"), (0.5, "#5")):
+        selector = replace(recipe.selector, gap=gap)
+        (pair,) = selector([scored], np.random.default_rng(0))
+        assert isinstance(pair, Pair)
+        assert (pair.chosen.text, pair.rejected.text) == ("#4", rejected)
 
 
 def test_a_function_as_scorer(blocks, tmp_path, monkeypatch):

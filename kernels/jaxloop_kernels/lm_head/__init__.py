@@ -71,9 +71,7 @@ def lm_head(
     )
 
 
-def _check(
-    hidden_BTD, vocab_VD, target_BT, temperature, soft_cap, valid, chunk, parts
-):
+def _check(hidden_BTD, vocab_VD, target_BT, temperature, soft_cap, valid, chunk, parts):
     shapes = (
         f"hidden {hidden_BTD.shape}, vocab {vocab_VD.shape}, target {target_BT.shape}"
     )
