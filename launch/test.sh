@@ -4,6 +4,7 @@
 #   ./launch/test.sh            style, types, scripts, tests on both lines of JAX
 #   ./launch/test.sh --full     the tests that take minutes too
 #   ./launch/test.sh --parity   only the comparisons with torch and transformers
+#                               (--full --parity: the long ones too)
 #   ./launch/test.sh ARGS...    only `pytest ARGS...`, on one line of JAX
 #
 # Needs python3 >= 3.11 with venv; installs what tests need into .venv-test-* here.
@@ -18,13 +19,13 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 COVERING=(tests/models tests/kernels tests/losses tests/training tests/sampling
     tests/loop tests/test_checkpoint.py tests/test_mesh.py)
 
-marks="not full and not parity" parity=""
+marks="not full and not parity" comparing="parity and not full" parity=""
 while [ $# -gt 0 ]; do
     case $1 in
-        --full) marks="not parity" ;;
+        --full) marks="not parity" comparing=parity ;;
         --parity) parity=yes ;;
         -h | --help)
-            sed -n '2,10s/^# \{0,1\}//p' launch/test.sh
+            sed -n '2,11s/^# \{0,1\}//p' launch/test.sh
             exit 0
             ;;
         --)
@@ -82,7 +83,7 @@ if [ -n "$parity" ]; then
     python=$(find_python 3.11 || find_python) || die "no Python >= 3.11 with venv found"
     venv=$(venv_for "$python" parity)
     versions "$venv"
-    step "parity with torch and transformers" run_pytest "$venv" -m parity "$@"
+    step "parity with torch and transformers" run_pytest "$venv" -m "$comparing" "$@"
     finish
     exit 0
 fi

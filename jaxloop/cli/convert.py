@@ -10,7 +10,7 @@ USAGE = """\
 jaxloop convert OUT/checkpoints/latest DIR
 
 Writes the model, its configuration and its tokenizer to DIR, ready for transformers and
-vLLM. A step may be named instead of `latest`: OUT/checkpoints/120.
+vLLM. A step may be named instead of `latest`: OUT/checkpoints/step_00000120.
 """
 
 
