@@ -3,8 +3,8 @@
     python benchmarks/run.py [--peer trl] [--peer tunix] [--only sampling,dpo,grpo]
 
 Prints tokens/s and seconds a step, without compilation (median of three), beside what
-this machine's own matrix product would allow. `--peer` runs the same shapes in the peer's
-own environment right after (made at the first call) and prints the ratios.
+this machine's own matrix product would allow. `--peer` runs the same shapes in the
+peer's own environment right after (made at the first call) and prints the ratios.
 """
 
 import argparse

@@ -146,8 +146,8 @@ def rotate(x: jax.Array, sin: jax.Array, cos: jax.Array) -> jax.Array:
 def project(x_BT: jax.Array, w: jax.Array, contract: int = 1) -> jax.Array:
     """(B, T, in...) times (in..., out...), summed over the `contract` axes `in`.
 
-    As a product of two matrices: with B and T apart, the weights' gradient sums over two
-    axes, for which XLA on CPU has a slow path (twice the time of the whole MLP).
+    As a product of two matrices: with B and T apart, the weights' gradient sums over
+    two axes, for which XLA on CPU has a slow path (twice the time of the whole MLP).
     """
     B, T, *_ = x_BT.shape
     inside, outside = w.shape[:contract], w.shape[contract:]
