@@ -45,7 +45,7 @@ def draw(
     with jax.named_scope("normalise"):
         max_B1 = z_BV.max(axis=1, keepdims=True)
         mass_BG = _block_mass(z_BV, max_B1, None)
-        lse_B = max_B1[:, 0] + jnp.log(mass_BG.sum(axis=1))
+        lse_B = max_B1[:, 0] + jnp.log(jnp.cumsum(mass_BG, axis=1)[:, -1])
 
     def at(token_B):
         return jnp.take_along_axis(z_BV, token_B[:, None], axis=1)[:, 0]
@@ -58,7 +58,7 @@ def draw(
     if sampling.top_k or sampling.top_p < 1 or sampling.min_p:
         floor_B1 = cut(z_BV, max_B1, sampling)
         mass_BG = _block_mass(z_BV, max_B1, floor_B1)
-        drawn_lse_B = max_B1[:, 0] + jnp.log(mass_BG.sum(axis=1))
+        drawn_lse_B = max_B1[:, 0] + jnp.log(jnp.cumsum(mass_BG, axis=1)[:, -1])
     with jax.named_scope("pick"):
         token_B = _pick(z_BV, max_B1, floor_B1, mass_BG, uniform_B2)
         token_B = jnp.minimum(token_B, size - 1)  # where all is nan
@@ -119,7 +119,11 @@ def _least_floor(z_BV: jax.Array, enough) -> jax.Array:
 
 
 def _block_mass(z_BV, max_B1, floor_B1) -> jax.Array:
-    """(B, G): sums of exp(z - max) over blocks, of what is not below the floor."""
+    """(B, G): sums of exp(z - max) over blocks, of what is not below the floor.
+
+    Their total is taken as the end of their running sum, which the draw needs anyway: a
+    sum of sums would be fused into a second pass over the vocabulary.
+    """
     mass_BV = jnp.exp(z_BV - max_B1)
     if floor_B1 is not None:
         mass_BV = jnp.where(z_BV >= floor_B1, mass_BV, 0.0)
