@@ -1,4 +1,4 @@
-"""No step holds the logits of its batch: read from the memory that the compiler plans."""
+"""No step holds the logits of its batch: read from what the compiler plans."""
 
 from functools import partial
 
