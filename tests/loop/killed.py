@@ -1,0 +1,82 @@
+"""What the tests of killed runs share: start them, and compare what they left."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from jaxloop.checkpoint import Checkpointer
+from jaxloop.metrics import comparable, read_metrics
+
+HERE = Path(__file__).parent
+
+
+def launch(folder: Path, kind: str, *points: str) -> Path:
+    """The folder of a run of the tiny config `kind` that was killed at those points."""
+    out = folder / f"{kind}-{len(list(folder.iterdir()))}"
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "",
+        "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+    }
+    done = subprocess.run(
+        [sys.executable, str(HERE / "crash.py"), kind, str(out), *points],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return out
+
+
+def contents(out: Path) -> dict:
+    """Everything of a run that must not depend on when it was killed."""
+    lines = read_metrics(out / "metrics.jsonl")
+    records = sorted(p for p in (out / "records").rglob("*") if p.is_file())
+    reader = Checkpointer(out / "checkpoints", read_only=True)
+    step = reader.latest_good()
+    assert step is not None
+    return {
+        "metrics": [comparable(line) for line in lines],
+        "records": {str(p.relative_to(out)): p.read_bytes() for p in records},
+        "arrays": arrays(reader, step),
+        "accuracy": json.loads((out / "summary.json").read_text())["accuracy"],
+    }
+
+
+def arrays(reader: Checkpointer, step: int) -> dict:
+    tree: dict = {}
+    for path, (shape, dtype) in reader.leaves(step).items():
+        *parents, leaf = path.split("/")
+        node = tree
+        for name in parents:
+            node = node.setdefault(name, {})
+        node[leaf] = jax.ShapeDtypeStruct(shape, dtype)
+    restored, _ = reader.restore(step, tree)
+    flat, _ = jax.tree_util.tree_flatten_with_path(restored)
+    return {jax.tree_util.keystr(p): np.asarray(x).tobytes() for p, x in flat}
+
+
+def assert_same(a: dict, b: dict) -> None:
+    assert a["metrics"] == b["metrics"]
+    assert a["records"].keys() == b["records"].keys()
+    for name, data in a["records"].items():
+        assert data == b["records"][name], name
+    assert a["arrays"] == b["arrays"]
+    assert a["accuracy"] == b["accuracy"]
+
+
+def check(folder: Path, kind: str, points: list[str]) -> None:
+    """A run that is killed at `points` ends as one that is not."""
+    whole = contents(launch(folder, kind))
+    killed = contents(launch(folder, kind, *points))
+    assert len(whole["metrics"]) > 8
+    assert_same(whole, killed)
