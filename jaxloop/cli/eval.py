@@ -1,6 +1,8 @@
 """`jaxloop eval`: the evaluation of a configuration, without training."""
 
+import contextlib
 import json
+import sys
 from collections.abc import Sequence
 
 from jaxloop.cli.arguments import Help
@@ -30,5 +32,7 @@ def main(argv: Sequence[str]) -> int:
 
     from jaxloop.loop.run import evaluate
 
-    print(json.dumps(evaluate(config), indent=2))
+    with contextlib.redirect_stdout(sys.stderr):  # progress; JSON alone is for pipes
+        metrics = evaluate(config)
+    print(json.dumps(metrics, indent=2))
     return 0

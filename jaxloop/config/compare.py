@@ -7,6 +7,7 @@ from typing import Any
 from jaxloop.config.serialise import to_json
 
 ABSENT = "<absent>"
+LONG = 32  # characters of a value
 Change = tuple[str, Any, Any]
 
 
@@ -25,11 +26,15 @@ def changed_from(default: Any, config: Any) -> str:
 
 
 def format_diff(changes: Sequence[Change]) -> str:
-    """One aligned line for each change: `name  old -> new`. "" for none."""
+    """One aligned line for each change: `name  old -> new`. "" for none.
+
+    An old value that is long does not push the others' arrows to the right.
+    """
     rows = [(path, *_pair(old, new)) for path, old, new in changes]
     if not rows:
         return ""
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
+    widths[1] = min(widths[1], LONG)
     return "\n".join(
         f"{path:<{widths[0]}}  {old:<{widths[1]}} -> {new}" for path, old, new in rows
     )

@@ -52,9 +52,11 @@ def load_config(spec: str) -> Any:
 def unknown_variant(variant: str | None, known: Iterable[str | None]) -> ValueError:
     """What `get_config` raises for a variant it does not know: names the known ones.
 
-    None among the known ones stands for no variant.
+    None among the known ones stands for no variant; as `variant`, for one not given.
     """
-    variant, names = str(variant), [name for name in known if name is not None]
+    names = [name for name in known if name is not None]
+    if variant is None:
+        return ValueError(f"name a variant after a colon (known: {', '.join(names)})")
     close = difflib.get_close_matches(variant, names, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
     return ValueError(f"unknown variant {variant!r} (known: {', '.join(names)}){hint}")

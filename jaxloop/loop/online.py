@@ -138,10 +138,12 @@ def online_batch(
         stage.position, sampler_step=actors.sampler_step
     )
     prompts = step_prompts(bench, schedule.prompts, step)
+    sampler = actors.sampler(params)
+    jax.block_until_ready(sampler)  # the update before is not sampling time
     began = time.perf_counter()
     rollouts = sample(
         bench,
-        actors.sampler(params),
+        sampler,
         prompts,
         recipe.sampling,
         key(bench.config.seed, "sampling", step),
@@ -165,7 +167,7 @@ def online_batch(
     if recipe.advantage is None or actors.copies_sampler:
         # The trainer's own pass is under other weights, or at another temperature.
         size = schedule.prompts * recipe.sampling.n
-        more |= sampler_gap(bench, actors.sampler(params), scored, size)
+        more |= sampler_gap(bench, sampler, scored, size)
     write_records(bench.folder.online(step), scored)
     rate = learning_rate(recipe.optimizer, step, schedule.steps)
     return micro_batches(batch, schedule.accumulation), rate, line | more

@@ -58,8 +58,11 @@ def summary_text(summary: dict, out: Path) -> str:
     lines = []
     if summary["accuracy"]:
         lines.append("held-out accuracy")
+        last = list(summary["accuracy"])[-1]
         for name, value in summary["accuracy"].items():
             label = "before" if name == "round 0" else "after " + name
+            if name == last and len(summary["accuracy"]) < 3:  # no rounds to tell apart
+                label = "at the end"
             lines.append(f"  {label:<16} {100 * value:5.1f} %")
     for sample in summary["samples"]:
         lines.append(f"  {_short(sample['prompt'])}")

@@ -1,6 +1,7 @@
 """The top of the page: what the run was, and what came of it."""
 
 import datetime
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -55,7 +56,7 @@ def about(run: RunRecords) -> Html | None:
     facts = facts_of(run)
     rows = [el("div", el("dt", name), el("dd", value)) for name, value in facts.items()]
     command = run.run.get("command")
-    shown = " ".join(map(str, command)) if isinstance(command, list) else command
+    shown = shlex.join(map(str, command)) if isinstance(command, list) else command
     if not rows and not shown:
         return None
     pre = el("pre", "$ ", str(shown), class_="command") if shown else None

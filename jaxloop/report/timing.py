@@ -24,7 +24,8 @@ ORDER = ("sampling", "scoring", "reference", "training", "evaluating")
 def timing_table(run: RunRecords) -> dict[str, dict[str, float]]:
     """Seconds by row (stage or round) and activity.
 
-    `timing_s/step` is training, unless its line splits it into parts.
+    `timing_s/step` is all of a step: training is what its other parts leave of it. (An
+    online step's parts may be of the step beside it; only the sums are right.)
     """
     rows: dict[str, dict[str, float]] = {}
     for line in run.metrics:
@@ -33,15 +34,18 @@ def timing_table(run: RunRecords) -> dict[str, dict[str, float]]:
             for name, value in line.items()
             if name.startswith("timing_s/") and isinstance(value, int | float)
         }
-        if len(parts) > 1:
-            parts.pop("step", None)
+        if "step" in parts:
+            parts["step"] -= sum(parts.values()) - parts["step"]
         if not parts:
             continue
         row = rows.setdefault(_row(line, run.first_round), {})
         for name, seconds in parts.items():
             activity = NAMES.get(name, name.replace("_", " "))
             row[activity] = row.get(activity, 0.0) + seconds
-    return rows
+    return {
+        name: {activity: max(seconds, 0.0) for activity, seconds in row.items()}
+        for name, row in rows.items()
+    }
 
 
 def timing_section(run: RunRecords) -> Html | None:

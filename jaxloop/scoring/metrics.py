@@ -73,7 +73,7 @@ def score_warnings(metrics: Mapping[str, float]) -> list[str]:
     if clipped > CLIPPED_TOO_OFTEN:
         found.append(
             f"{clipped:.0%} of the completions were cut off at the token limit: raise "
-            "sampling.max_new_tokens"
+            "recipe.sampling.max_new_tokens"
         )
     if metrics["frac_reward_zero_std"] == 1.0:
         found.append(

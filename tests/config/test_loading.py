@@ -2,7 +2,13 @@ import sys
 
 import pytest
 
-from jaxloop.config import ConfigError, apply_overrides, load_config, to_json
+from jaxloop.config import (
+    ConfigError,
+    apply_overrides,
+    load_config,
+    to_json,
+    unknown_variant,
+)
 
 PLAIN = """
 from dataclasses import dataclass
@@ -120,3 +126,9 @@ def test_a_folder_named_like_a_package_gets_a_module_of_its_own(write):
 
     assert json.loads("1") == 1
     assert "json.x" not in sys.modules
+
+
+def test_a_missing_variant_is_told_the_known_ones():
+    message = str(unknown_variant(None, [None, "irpo", "grpo"]))
+    assert "name a variant" in message
+    assert "irpo, grpo" in message

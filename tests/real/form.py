@@ -4,9 +4,9 @@
     jaxloop run tests/real/form.py:grpo model.path=DIR data.train=... data.test=...
 
 A model of two layers does not solve GSM8K: under the gold answer alone nearly all
-samples score 0, and neither pairs nor advantages exist. Here a solution is worth 1 if
-it ends in `#### ` and a number within the length allowed, and 1 more if the number is
-the right one.
+samples score 0, and neither pairs nor advantages exist. Here a solution is worth 0.6 if
+it has the form of the data within the length allowed (a sum worked out between << and
+>>, then `#### ` and a number at the end), and 0.4 if the number is the right one.
 """
 
 from dataclasses import replace
@@ -17,7 +17,8 @@ from jaxloop.experiment import Config
 from jaxloop.scoring import GSM8K, Format, Sum
 
 CONFIGS = {"irpo": irpo, "grpo": gsm8k_grpo}
-SCORER = Sum((Format(r"#### -?[0-9.,]+$"), GSM8K()))
+FORM = Format(r"<<[0-9.+*/-]+=[0-9.]+>>.*#### -?[0-9.,]+$")
+SCORER = Sum((FORM, GSM8K()), weights=(0.6, 0.4))
 
 
 def get_config(variant: str | None = None) -> Config:
