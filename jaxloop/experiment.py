@@ -13,7 +13,7 @@ from jaxloop.loop.recipe import (
 )
 from jaxloop.losses.objectives import Pairwise, Policy, Supervised
 from jaxloop.mesh import MeshShape, divisibility_problems
-from jaxloop.models.decoder import ModelShape, Remat
+from jaxloop.models.decoder import ModelShape, Remat, cut_sizes
 from jaxloop.prompts.tokenizer import Tokenizer, character_tokenizer, load_tokenizer
 
 
@@ -251,16 +251,7 @@ class Config:
             yield name, rows, schedule.accumulation
 
     def _shape_problems(self, mesh: MeshShape, shape: ModelShape) -> list[str]:
-        found = divisibility_problems(
-            mesh,
-            {
-                "embed": shape.width,
-                "ffn": shape.ffn,
-                "heads": shape.heads,
-                "kv_heads": shape.kv_heads,
-                "vocab": shape.vocab,
-            },
-        )
+        found = divisibility_problems(mesh, cut_sizes(shape))
         if shape.heads % shape.kv_heads:
             found.append(
                 f"heads = {shape.heads} is not a multiple of "

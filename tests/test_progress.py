@@ -220,7 +220,7 @@ def test_a_dumb_terminal_gets_plain_lines(monkeypatch):
 
 
 def test_a_real_terminal_is_left_clean():
-    pty = pytest.importorskip("pty")
+    pty = pytest.importorskip("pty", reason="a terminal needs POSIX")
     leader, follower = pty.openpty()
     with os.fdopen(follower, "w") as stream, Progress(stream=stream) as progress:
         progress.phase("training", total=4, unit="steps")

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from flax import serialization
 
 from jaxloop.loop.workbench import Workbench
-from jaxloop.training.step import abstract_state
+from jaxloop.models.parameters import abstract_params
 
 
 @dataclass(frozen=True)
@@ -76,11 +76,10 @@ def load(bench: Workbench, position: Position, abstract: dict[str, Any]) -> dict
     }
 
 
-def abstract_params(bench: Workbench) -> dict:
-    config = bench.config
-    any_optimizer = next(optimizer for _, optimizer in config.optimizers())
-    dtype = config.model.param_dtype
-    return abstract_state(bench.model, any_optimizer, bench.mesh, dtype).params
+def params_of(bench: Workbench) -> dict:
+    """Shapes, dtypes and placements of the run's parameters."""
+    dtype = bench.config.model.param_dtype
+    return abstract_params(bench.model.shape, bench.mesh, dtype)
 
 
 def save_seed(bench: Workbench, params: dict) -> None:
@@ -91,9 +90,9 @@ def load_seed(bench: Workbench) -> dict:
     """The weights that the recipe started from, kept off the devices until needed."""
     if bench.config.sft is None:
         return bench.initial_params()
-    abstract = {"params": abstract_params(bench)}
+    abstract = {"params": params_of(bench)}
     return bench.checkpoints.restore_named("seed", abstract)["params"]
 
 
 def load_params(bench: Workbench, position: Position) -> dict:
-    return load(bench, position, {"params": abstract_params(bench)})["params"]
+    return load(bench, position, {"params": params_of(bench)})["params"]

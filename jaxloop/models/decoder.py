@@ -339,6 +339,17 @@ def init_boxed(model: Decoder, key: jax.Array, dtype="float32") -> dict:
     return jax.tree.map(lambda x: x.astype(dtype), params)
 
 
+def cut_sizes(shape: ModelShape) -> dict[str, int]:
+    """Lengths, by logical axis, of what a mesh may cut."""
+    return {
+        "embed": shape.width,
+        "ffn": shape.ffn,
+        "heads": shape.heads,
+        "kv_heads": shape.kv_heads,
+        "vocab": shape.vocab,
+    }
+
+
 def count_parameters(shape: ModelShape) -> int:
     abstract = jax.eval_shape(lambda: init_boxed(Decoder(shape), jax.random.key(0)))
     return sum(leaf.size for leaf in jax.tree.leaves(nn.unbox(abstract)))

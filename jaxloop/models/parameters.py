@@ -6,7 +6,7 @@ from flax import linen as nn
 from jax.sharding import Mesh
 
 from jaxloop.mesh import MeshShape, divisibility_problems, shardings_of
-from jaxloop.models.decoder import Decoder, ModelShape, init_boxed
+from jaxloop.models.decoder import Decoder, ModelShape, cut_sizes, init_boxed
 
 
 def abstract_params(shape: ModelShape, mesh: Mesh, dtype="float32") -> dict:
@@ -15,14 +15,7 @@ def abstract_params(shape: ModelShape, mesh: Mesh, dtype="float32") -> dict:
     For dry runs, for loading and for restoring checkpoints. ValueError where a size is
     not divisible by the mesh axes that cut it.
     """
-    sizes = {
-        "embed": shape.width,
-        "ffn": shape.ffn,
-        "heads": shape.heads,
-        "kv_heads": shape.kv_heads,
-        "vocab": shape.vocab,
-    }
-    if problems := divisibility_problems(MeshShape(**mesh.shape), sizes):
+    if problems := divisibility_problems(MeshShape(**mesh.shape), cut_sizes(shape)):
         raise ValueError("; ".join(problems))
     boxed = jax.eval_shape(lambda: init_boxed(Decoder(shape), jax.random.key(0), dtype))
     return jax.tree.map(
