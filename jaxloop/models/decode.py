@@ -13,8 +13,6 @@ Shapes as in `decoder.py`, and: J = R + 2, what a kv head has (its query heads, 
 value); E = K J H and M = K R H, flattened.
 """
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -23,8 +21,8 @@ from jaxloop.mesh import constrain
 from jaxloop.models.decoder import (
     Cache,
     ModelShape,
+    Rotation,
     rms_norm,
-    rope_frequencies,
     rotate,
     unembedding,
 )
@@ -36,13 +34,6 @@ class LayerCache:
 
     k_BKHS: jax.Array
     v_BKSH: jax.Array
-
-
-class Rotation(NamedTuple):
-    """Sine and cosine of the rotary angles, (..., B, C) each."""
-
-    sin: jax.Array
-    cos: jax.Array
 
 
 @struct.dataclass
@@ -167,16 +158,6 @@ def copy_row(
     return jax.tree.map(copy, caches, others)
 
 
-def rotations(shape: ModelShape, position_B: jax.Array, steps: int) -> Rotation:
-    """(steps, B, C): the rotary angles of each row's next positions.
-
-    Made before the loop: inside it, compilers fuse sine and cosine into every use.
-    """
-    position_TB = jnp.arange(steps)[:, None] + position_B
-    angle_TBC = position_TB[..., None].astype(jnp.float32) * rope_frequencies(shape)
-    return Rotation(jnp.sin(angle_TBC), jnp.cos(angle_TBC))
-
-
 def decode_step(
     weights: DecodeWeights,
     shape: ModelShape,
@@ -222,7 +203,7 @@ def _qkv(h_BD, layer: LayerWeights, shape: ModelShape, rotation: Rotation):
         q_BKRH = rms_norm(q_BKRH, layer.q_norm_H, shape.norm_eps)
         k_BK1H = rms_norm(k_BK1H, layer.k_norm_H, shape.norm_eps)
     turn_B11C = jax.tree.map(lambda x_BC: x_BC[:, None, None], rotation)
-    q_BKRH, k_BK1H = rotate(q_BKRH, *turn_B11C), rotate(k_BK1H, *turn_B11C)
+    q_BKRH, k_BK1H = rotate(q_BKRH, turn_B11C), rotate(k_BK1H, turn_B11C)
     return q_BKRH, k_BK1H[:, :, 0], v_BK1H[:, :, 0]
 
 

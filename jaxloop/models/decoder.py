@@ -18,7 +18,7 @@ log-probabilities in chunks.
 
 from dataclasses import dataclass
 from math import prod
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,8 @@ from flax import struct
 from jaxloop.mesh import constrain
 
 Remat = Literal["none", "dots", "full"]
+QUERY_BLOCKS, QUERY_BLOCK = 4, 64
+"""Causal attention takes queries in at most so many blocks, of at least so many."""
 
 
 @dataclass(frozen=True)
@@ -130,16 +132,28 @@ def rope_frequencies(shape: ModelShape) -> jax.Array:
     return freq_C * (blend_C + (1 - blend_C) / scaling.factor)
 
 
-def rope(x_BTNH: jax.Array, positions_BT: jax.Array, freq_C: jax.Array) -> jax.Array:
-    """Rotary embedding on halves (Su et al. 2021, in GPT-NeoX's layout)."""
-    angle_BT1C = positions_BT[:, :, None, None].astype(jnp.float32) * freq_C
-    return rotate(x_BTNH, jnp.sin(angle_BT1C), jnp.cos(angle_BT1C))
+class Rotation(NamedTuple):
+    """Sine and cosine of rotary angles, (..., C) each, float32."""
+
+    sin: jax.Array
+    cos: jax.Array
 
 
-def rotate(x: jax.Array, sin: jax.Array, cos: jax.Array) -> jax.Array:
-    """x (..., H) turned by angles whose sine and cosine are (..., C); in float32."""
+def rotation(shape: ModelShape, positions: jax.Array) -> Rotation:
+    """The rotary angles of `positions` (...).
+
+    Made once, before any loop over layers or steps: inside one, compilers fuse sine and
+    cosine into every use.
+    """
+    angle = positions[..., None].astype(jnp.float32) * rope_frequencies(shape)
+    return Rotation(jnp.sin(angle), jnp.cos(angle))
+
+
+def rotate(x: jax.Array, by: Rotation) -> jax.Array:
+    """Rotary embedding of x (..., H) on halves, in float32 (Su et al. 2021, in
+    GPT-NeoX's layout)."""
     a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    halves = [a * cos - b * sin, b * cos + a * sin]
+    halves = [a * by.cos - b * by.sin, b * by.cos + a * by.sin]
     return jnp.concatenate(halves, axis=-1).astype(x.dtype)
 
 
@@ -155,17 +169,47 @@ def project(x_BT: jax.Array, w: jax.Array, contract: int = 1) -> jax.Array:
     return (x_BT.reshape(B * T, -1) @ w_IO).reshape(B, T, *outside)
 
 
-def attend(q_BTNH, k_BKSH, v_BKSH, visible_BTS) -> jax.Array:
-    """Grouped-query attention with a float32 softmax."""
+def attend(q_BTNH, k_BKSH, v_BKSH, visible_BTS, *, causal: bool) -> jax.Array:
+    """Grouped-query attention with a float32 softmax.
+
+    `causal`: nothing is visible past a query's own index. The queries then go in
+    blocks, each with the keys up to its end: with four, 3/8 of the work is left out.
+    """
     B, T, N, H = q_BTNH.shape
     K = k_BKSH.shape[1]
     q_BKRTH = q_BTNH.reshape(B, T, K, N // K, H).transpose(0, 2, 3, 1, 4)
-    score_BKRTS = jnp.einsum("BKRTH,BKSH->BKRTS", q_BKRTH, k_BKSH)
-    score_BKRTS = score_BKRTS.astype(jnp.float32) * H**-0.5
-    score_BKRTS = jnp.where(visible_BTS[:, None, None], score_BKRTS, -1e30)
-    prob_BKRTS = jax.nn.softmax(score_BKRTS, axis=-1).astype(v_BKSH.dtype)
-    out_BKRTH = jnp.einsum("BKRTS,BKSH->BKRTH", prob_BKRTS, v_BKSH)
+    blocks = min(QUERY_BLOCKS, -(-T // QUERY_BLOCK)) if causal else 1
+    size = -(-T // blocks)
+    out = []
+    for first in range(0, T, size):
+        last = min(first + size, T)
+        S = last if causal else k_BKSH.shape[2]
+        here = slice(first, last)
+        q_BKRQH, visible_BQS = q_BKRTH[:, :, :, here], visible_BTS[:, here, :S]
+        out.append(_attend(q_BKRQH, k_BKSH[:, :, :S], v_BKSH[:, :, :S], visible_BQS))
+    out_BKRTH = jnp.concatenate(out, axis=3)
     return out_BKRTH.transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)
+
+
+def _attend(q_BKRQH, k_BKSH, v_BKSH, visible_BQS) -> jax.Array:
+    """Divided by the softmax's sum only after the product: S / H times fewer divisions,
+    and fewer passes over (Q, S) going backward."""
+    f32, H = jnp.float32, q_BKRQH.shape[-1]
+    score_BKRQS = jnp.einsum(
+        "BKRQH,BKSH->BKRQS", q_BKRQH * H**-0.5, k_BKSH, preferred_element_type=f32
+    )
+    score_BKRQS = jnp.where(visible_BQS[:, None, None], score_BKRQS, -1e30)
+    # The maximum cancels: a gradient through it would be zero.
+    top_BKRQ1 = jax.lax.stop_gradient(score_BKRQS.max(axis=-1, keepdims=True))
+    mass_BKRQS = jnp.exp(score_BKRQS - top_BKRQ1)
+    out_BKRQH = jnp.einsum(
+        "BKRQS,BKSH->BKRQH",
+        mass_BKRQS.astype(v_BKSH.dtype),
+        v_BKSH,
+        preferred_element_type=f32,
+    )
+    out_BKRQH = out_BKRQH / mass_BKRQS.sum(axis=-1, keepdims=True)
+    return out_BKRQH.astype(v_BKSH.dtype)
 
 
 def self_visible(segments_BT: jax.Array) -> jax.Array:
@@ -180,7 +224,7 @@ class Attention(nn.Module):
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, x_BTD, cache: Cache | None, positions_BT, visible_BTS):
+    def __call__(self, x_BTD, cache: Cache | None, positions_BT, turn, visible_BTS):
         s = self.shape
         D, N, K, H = s.width, s.heads, s.kv_heads, s.head_dim
         q_DNH = weight(self, "q_DNH", (D, N, H), ("embed", "heads", "head_dim"), D)
@@ -198,12 +242,12 @@ class Attention(nn.Module):
         if s.qk_norm:
             q_BTNH = rms_norm(q_BTNH, scale(self, "q_norm_H", H), s.norm_eps)
             k_BTKH = rms_norm(k_BTKH, scale(self, "k_norm_H", H), s.norm_eps)
-        freq_C = rope_frequencies(s)
-        q_BTNH = rope(q_BTNH, positions_BT, freq_C)
-        k_BTKH = rope(k_BTKH, positions_BT, freq_C)
+        turn_BT1C = jax.tree.map(lambda x_BTC: x_BTC[:, :, None], turn)
+        q_BTNH, k_BTKH = rotate(q_BTNH, turn_BT1C), rotate(k_BTKH, turn_BT1C)
         q_BTNH = constrain(q_BTNH, "batch", None, "heads", None)
 
         k_BKTH, v_BKTH = (x.transpose(0, 2, 1, 3) for x in (k_BTKH, v_BTKH))
+        causal = cache is None
         if cache is None:
             cache = Cache(k=k_BKTH, v=v_BKTH)
         else:
@@ -213,7 +257,7 @@ class Attention(nn.Module):
             cache = Cache(
                 k=cache.k.at[at_BKT].set(k_BKTH), v=cache.v.at[at_BKT].set(v_BKTH)
             )
-        out_BTNH = attend(q_BTNH, cache.k, cache.v, visible_BTS)
+        out_BTNH = attend(q_BTNH, cache.k, cache.v, visible_BTS, causal=causal)
         out_BTD = project(out_BTNH, o_NHD, contract=2)
         if s.out_bias:
             out_BTD += bias(self, "o_bias_D", (D,), (None,))
@@ -249,12 +293,12 @@ class Block(nn.Module):
     keep_cache: bool = False
 
     @nn.compact
-    def __call__(self, x_BTD, cache, positions_BT, visible_BTS):
+    def __call__(self, x_BTD, cache, positions_BT, turn: Rotation, visible_BTS):
         D, eps = self.shape.width, self.shape.norm_eps
         with jax.named_scope("attention"):
             h_BTD = rms_norm(x_BTD, scale(self, "attn_norm_D", D), eps)
             attention = Attention(self.shape, self.dtype, name="attn")
-            h_BTD, cache = attention(h_BTD, cache, positions_BT, visible_BTS)
+            h_BTD, cache = attention(h_BTD, cache, positions_BT, turn, visible_BTS)
             x_BTD = constrain(x_BTD + h_BTD, "batch", None, None)
         with jax.named_scope("mlp"):
             h_BTD = rms_norm(x_BTD, scale(self, "mlp_norm_D", D), eps)
@@ -312,7 +356,8 @@ class Decoder(nn.Module):
         if self.remat != "none":
             policy = REMAT_POLICIES[self.remat]
             block = nn.remat(Block, prevent_cse=False, policy=policy)
-        in_axes: Any = (0, nn.broadcast, nn.broadcast)  # flax declares int only
+        shared = nn.broadcast
+        in_axes: Any = (0, shared, shared, shared)  # flax declares int only
         stack = nn.scan(
             block,
             length=s.layers,
@@ -323,7 +368,8 @@ class Decoder(nn.Module):
         )
         keep_cache = keep_cache or cache is not None
         layers = stack(s, self.dtype, keep_cache, name="layers")
-        x_BTD, cache = layers(x_BTD, cache, positions_BT, visible_BTS)
+        turn = rotation(s, positions_BT)
+        x_BTD, cache = layers(x_BTD, cache, positions_BT, turn, visible_BTS)
         return rms_norm(x_BTD, scale(self, "final_norm_D", D), s.norm_eps), cache
 
 

@@ -22,10 +22,9 @@ from jaxloop.models.decode import (
     decode_step,
     decode_weights,
     empty_caches,
-    rotations,
     split_cache,
 )
-from jaxloop.models.decoder import Cache, Decoder
+from jaxloop.models.decoder import Cache, Decoder, rotation
 from jaxloop.sampling.distribution import BLOCK, draw
 from jaxloop.sampling.settings import Sampling
 
@@ -140,7 +139,7 @@ def decode(
     """
     C, B = sampling.chunk, rows.live_B.shape[0]
     uniform_CB2 = _uniforms(key, rows, C)
-    turns = rotations(model.shape, rows.length_B, C)
+    turns = rotation(model.shape, jnp.arange(C)[:, None] + rows.length_B)
     floats_CB = jnp.zeros((C, B), jnp.float32)
     chunk = Chunk(
         token_CB=jnp.zeros((C, B), jnp.int32),

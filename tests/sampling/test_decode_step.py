@@ -10,10 +10,9 @@ from jaxloop.models.decode import (
     decode_step,
     decode_weights,
     empty_caches,
-    rotations,
     split_cache,
 )
-from jaxloop.models.decoder import Decoder, ModelShape, RopeScaling
+from jaxloop.models.decoder import Decoder, ModelShape, RopeScaling, rotation
 from tests.sampling.tiny import random_params
 
 SHAPES = {
@@ -43,7 +42,7 @@ def decoded(model, params, tokens_BT):
     for step in range(NEW):
         position_B = jnp.array(PROMPTS) + step
         token_B = tokens_BT[jnp.arange(B), position_B]
-        turn = jax.tree.map(lambda x: x[0], rotations(shape, position_B, 1))
+        turn = rotation(shape, position_B)
         hidden_BD, caches = decode_step(
             weights, shape, caches, token_B, position_B, turn
         )
