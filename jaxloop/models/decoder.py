@@ -13,7 +13,8 @@ Three uses of the same blocks:
 
 The module ends in hidden states. Logits are never formed here: `unembedding` gives the
 vocabulary matrix, and `jaxloop_kernels.lm_head` goes from hidden states to
-log-probabilities in chunks.
+log-probabilities in chunks. A model with `outputs` has a scalar head beside it:
+`head_outputs`.
 """
 
 from dataclasses import dataclass
@@ -26,10 +27,9 @@ from flax import linen as nn
 from flax import struct
 
 from jaxloop.mesh import constrain
+from jaxloop.models.attention import attend, self_visible
 
 Remat = Literal["none", "dots", "full"]
-QUERY_BLOCKS, QUERY_BLOCK = 4, 64
-"""Causal attention takes queries in at most so many blocks, of at least so many."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,9 @@ class ModelShape:
     """The output matrix is the embedding."""
     max_positions: int = 2048
     """The longest sequence that the model is meant for."""
+    outputs: int = 0
+    """Numbers that a linear head gives at each position (a value, a reward); 0: no such
+    head. It starts at zero."""
 
 
 @struct.dataclass
@@ -167,56 +170,6 @@ def project(x_BT: jax.Array, w: jax.Array, contract: int = 1) -> jax.Array:
     inside, outside = w.shape[:contract], w.shape[contract:]
     w_IO = w.reshape(prod(inside), prod(outside))
     return (x_BT.reshape(B * T, -1) @ w_IO).reshape(B, T, *outside)
-
-
-def attend(q_BTNH, k_BKSH, v_BKSH, visible_BTS, *, causal: bool) -> jax.Array:
-    """Grouped-query attention with a float32 softmax.
-
-    `causal`: nothing is visible past a query's own index. The queries then go in
-    blocks, each with the keys up to its end: with four, 3/8 of the work is left out.
-    """
-    B, T, N, H = q_BTNH.shape
-    K = k_BKSH.shape[1]
-    q_BKRTH = q_BTNH.reshape(B, T, K, N // K, H).transpose(0, 2, 3, 1, 4)
-    blocks = min(QUERY_BLOCKS, -(-T // QUERY_BLOCK)) if causal else 1
-    size = -(-T // blocks)
-    out = []
-    for first in range(0, T, size):
-        last = min(first + size, T)
-        S = last if causal else k_BKSH.shape[2]
-        here = slice(first, last)
-        q_BKRQH, visible_BQS = q_BKRTH[:, :, :, here], visible_BTS[:, here, :S]
-        out.append(_attend(q_BKRQH, k_BKSH[:, :, :S], v_BKSH[:, :, :S], visible_BQS))
-    out_BKRTH = jnp.concatenate(out, axis=3)
-    return out_BKRTH.transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)
-
-
-def _attend(q_BKRQH, k_BKSH, v_BKSH, visible_BQS) -> jax.Array:
-    """Divided by the softmax's sum only after the product: S / H times fewer divisions,
-    and fewer passes over (Q, S) going backward."""
-    f32, H = jnp.float32, q_BKRQH.shape[-1]
-    score_BKRQS = jnp.einsum(
-        "BKRQH,BKSH->BKRQS", q_BKRQH * H**-0.5, k_BKSH, preferred_element_type=f32
-    )
-    score_BKRQS = jnp.where(visible_BQS[:, None, None], score_BKRQS, -1e30)
-    # The maximum cancels: a gradient through it would be zero.
-    top_BKRQ1 = jax.lax.stop_gradient(score_BKRQS.max(axis=-1, keepdims=True))
-    mass_BKRQS = jnp.exp(score_BKRQS - top_BKRQ1)
-    out_BKRQH = jnp.einsum(
-        "BKRQS,BKSH->BKRQH",
-        mass_BKRQS.astype(v_BKSH.dtype),
-        v_BKSH,
-        preferred_element_type=f32,
-    )
-    out_BKRQH = out_BKRQH / mass_BKRQS.sum(axis=-1, keepdims=True)
-    return out_BKRQH.astype(v_BKSH.dtype)
-
-
-def self_visible(segments_BT: jax.Array) -> jax.Array:
-    """(B, T, T): earlier or same index, same segment."""
-    T = segments_BT.shape[1]
-    causal_TT = jnp.arange(T)[None, :] <= jnp.arange(T)[:, None]
-    return causal_TT & (segments_BT[:, :, None] == segments_BT[:, None, :])
 
 
 class Attention(nn.Module):
@@ -370,12 +323,26 @@ class Decoder(nn.Module):
         layers = stack(s, self.dtype, keep_cache, name="layers")
         turn = rotation(s, positions_BT)
         x_BTD, cache = layers(x_BTD, cache, positions_BT, turn, visible_BTS)
-        return rms_norm(x_BTD, scale(self, "final_norm_D", D), s.norm_eps), cache
+        x_BTD = rms_norm(x_BTD, scale(self, "final_norm_D", D), s.norm_eps)
+        if s.outputs:  # last: the parameters before are drawn as they are without it
+            zeros = nn.initializers.zeros
+            _param(self, "head_DK", (D, s.outputs), ("embed", None), zeros)
+        return x_BTD, cache
 
 
 def unembedding(params: dict) -> jax.Array:
     """The (V, D) matrix that turns hidden states into logits."""
     return params["unembed_VD"] if "unembed_VD" in params else params["embed_VD"]
+
+
+def head_outputs(params: dict, hidden_BTD: jax.Array) -> jax.Array | None:
+    """The scalar head's numbers (B, T, K), K = `ModelShape.outputs`, in float32; None
+    for a model that has no head."""
+    if "head_DK" not in params:
+        return None
+    head_DK = constrain(params["head_DK"], None, None).astype(jnp.float32)
+    hidden_BTD = hidden_BTD.astype(jnp.float32)
+    return jnp.einsum("BTD,DK->BTK", hidden_BTD, head_DK, precision="highest")
 
 
 def init_boxed(model: Decoder, key: jax.Array, dtype="float32") -> dict:

@@ -17,6 +17,7 @@ TENSORS = {
     "embed_VD": ("model.embed_tokens.weight", "V D"),
     "unembed_VD": ("lm_head.weight", "V D"),
     "final_norm_D": ("model.norm.weight", "D"),
+    "head_DK": ("score.weight", "K D"),
     "layers/attn_norm_D": ("model.layers.{}.input_layernorm.weight", "D"),
     "layers/mlp_norm_D": ("model.layers.{}.post_attention_layernorm.weight", "D"),
     "layers/attn/q_DNH": ("model.layers.{}.self_attn.q_proj.weight", "NH D"),
@@ -53,6 +54,11 @@ class Family:
     head_dim: int | None
     """None: width / heads."""
     max_positions: int
+
+    @property
+    def classifier(self) -> str:
+        """What the architecture is called with a scalar head."""
+        return self.architecture.replace("ForCausalLM", "ForSequenceClassification")
 
 
 FAMILIES = {
@@ -98,6 +104,7 @@ def shape_of(config: Mapping[str, Any]) -> ModelShape:
         qk_norm=family.qk_norm,
         tied=_flag(config, "tie_word_embeddings"),
         max_positions=_get(config, "max_position_embeddings", family.max_positions),
+        outputs=_outputs(config, family),
     )
     if problems := shape_problems(shape):
         raise ValueError("; ".join(problems))
@@ -129,6 +136,7 @@ def _flag(config: Mapping[str, Any], key: str) -> bool:
 
 def _family_of(config: Mapping[str, Any]) -> str:
     known = {family.architecture: name for name, family in FAMILIES.items()}
+    known |= {family.classifier: name for name, family in FAMILIES.items()}
     named = config.get("architectures")
     if not isinstance(named, list) or len(named) != 1 or named[0] not in known:
         raise ValueError(
@@ -136,6 +144,16 @@ def _family_of(config: Mapping[str, Any]) -> str:
             f"implemented: {', '.join(known)}"
         )
     return known[named[0]]
+
+
+def _outputs(config: Mapping[str, Any], family: Family) -> int:
+    """Outputs of the scalar head; where none are named, transformers takes two."""
+    if config["architectures"] != [family.classifier]:
+        return 0
+    count = _get(config, "num_labels", len(_get(config, "id2label", (0, 1))))
+    if type(count) is not int or count < 1:
+        raise ValueError(f'"num_labels" must be a positive integer, is {count!r}')
+    return count
 
 
 def _unsupported(config: Mapping[str, Any]) -> list[str]:
@@ -227,7 +245,7 @@ def config_of(shape: ModelShape, dtype: str) -> dict[str, Any]:
         raise ValueError(f"cannot be written as {shape.family}: {'; '.join(problems)}")
     family = FAMILIES[shape.family]
     config = {
-        "architectures": [family.architecture],
+        "architectures": [family.classifier if shape.outputs else family.architecture],
         "model_type": shape.family,
         **{key: getattr(shape, field) for field, key in _SIZES.items()},
         "head_dim": shape.head_dim,
@@ -250,6 +268,11 @@ def config_of(shape: ModelShape, dtype: str) -> dict[str, Any]:
             "high_freq_factor": scaling.high_freq_factor,
             "original_max_position_embeddings": scaling.original_positions,
         }
+    if shape.outputs:
+        labels = [f"LABEL_{i}" for i in range(shape.outputs)]
+        config["num_labels"] = shape.outputs
+        config["id2label"] = {str(i): label for i, label in enumerate(labels)}
+        config["label2id"] = {label: i for i, label in enumerate(labels)}
     if family.attention_bias is None:
         config["attention_bias"] = shape.qkv_bias
     if family.has_mlp_bias:

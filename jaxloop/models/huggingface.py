@@ -5,12 +5,15 @@ families that are implemented, and weights are safetensors only.
 """
 
 import json
+import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 from jax.sharding import Mesh
@@ -31,6 +34,8 @@ from jaxloop.models.tensor_files import DTYPES, TensorFiles
 LISTED = 20
 """How many names of each kind an error shows."""
 CHUNK_ROWS = 4096
+HEAD = "head_DK"
+SCORE = TENSORS[HEAD][0]
 
 
 def resolve_model_path(path: str | Path, revision: str | None = None) -> Path:
@@ -86,7 +91,9 @@ def resolve_model_path(path: str | Path, revision: str | None = None) -> Path:
 def read_shape(directory: str | Path) -> ModelShape:
     """The model that DIR/config.json describes, in transformers 4's or 5's form.
 
-    ValueError names the file and every key that asks for what is not implemented.
+    A *ForSequenceClassification model has a scalar head, and often no output matrix:
+    the embedding then stands in for it. ValueError names the file and every key that
+    asks for what is not implemented.
     """
     path = Path(directory) / "config.json"
     try:
@@ -100,9 +107,13 @@ def read_shape(directory: str | Path) -> ModelShape:
     if not isinstance(config, dict):
         raise ValueError(f"{path} holds {type(config).__name__}, not an object")
     try:
-        return shape_of(config)
+        shape = shape_of(config)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+    if shape.outputs and not shape.tied:
+        with TensorFiles(Path(directory)) as files:
+            return replace(shape, tied="lm_head.weight" not in files.shapes)
+    return shape
 
 
 def load_params(
@@ -112,12 +123,15 @@ def load_params(
     dtype="float32",
     *,
     on_progress: Callable[[int, int], None] | None = None,
+    say: Callable[[str], Any] = warnings.warn,
 ) -> dict:
     """The parameters of a Hugging Face directory, each leaf placed by its sharding.
 
     The host never holds more than one device's part of one leaf: each part is read
     from the files by slices, put on the devices that want it, and dropped. `dtype` is
-    what the leaves become. `on_progress(done, total)` counts bytes of the result.
+    what the leaves become. `on_progress(done, total)` counts bytes of the result. Where
+    the shape has a scalar head and the files have none, it starts at zero, and `say`
+    gets a sentence on it.
 
     ValueError before anything is read: pickled weights, broken files, tensors that are
     missing, unexpected or of another shape (all kinds in one message).
@@ -131,7 +145,11 @@ def load_params(
         if shape.tied and "lm_head.weight" in files.shapes:
             _check_tied(directory, files)
         for path, leaf in leaves.items():
-            loaded[path] = _load_leaf(files, path, leaf)
+            if path == HEAD and SCORE not in files.shapes:
+                loaded[path] = jnp.zeros(leaf.shape, leaf.dtype, device=leaf.sharding)
+                say(f"{directory}: no {SCORE}; the scalar head starts at zero")
+            else:
+                loaded[path] = _load_leaf(files, path, leaf)
             done += tree_bytes(leaf)
             if on_progress is not None:
                 on_progress(done, total)
@@ -147,7 +165,7 @@ def _check_names(
     known = {"lm_head.weight"} if shape.tied else set()
     have = {k: v for k, v in files.shapes.items() if not k.endswith(".inv_freq")}
     problems = {
-        "missing": [name for name in wanted if name not in have],
+        "missing": [n for n in wanted if n not in have and n != SCORE],
         "unexpected": [
             name for name in have if name not in wanted and name not in known
         ],

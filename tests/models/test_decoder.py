@@ -9,16 +9,15 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
+from jaxloop.models.attention import attend, self_visible
 from jaxloop.models.decoder import (
     Decoder,
     ModelShape,
     RopeScaling,
-    attend,
     count_parameters,
     init_boxed,
     init_cache,
     rope_frequencies,
-    self_visible,
 )
 
 SHAPE = ModelShape(

@@ -6,6 +6,7 @@ Runs with transformers 4.4x as well as 5. Needs torch; `./launch/test.sh --parit
 import numpy as np
 import pytest
 
+from jaxloop.models.decoder import Decoder, head_outputs
 from jaxloop.models.export import save_model
 from jaxloop.models.huggingface import read_shape
 
@@ -117,6 +118,35 @@ def test_in_and_out_again(torch, case, seed, load, logits_of, make_tokenizer, tm
         assert torch.equal(theirs[name], ours[name]), name
     again = logits_by_torch(torch, back.eval(), tokens_BT)
     np.testing.assert_array_equal(again, expected)
+
+
+@pytest.mark.parametrize("case", ["llama", "qwen2-tied", "qwen3"])
+def test_classifiers_in_and_out_again(torch, case, load, make_tokenizer, tmp_path):
+    import transformers
+
+    kind, options = CASES[case]
+    config = getattr(transformers, kind)(**SIZES | options, num_labels=3)
+    config.pad_token_id = 0
+    torch.manual_seed(0)
+    model = transformers.AutoModelForSequenceClassification.from_config(config).eval()
+    model.save_pretrained(tmp_path / "theirs")
+    tokens_BT = np.random.default_rng(0).integers(1, 97, (2, 20))
+    expected_BK = logits_by_torch(torch, model, tokens_BT)  # of the last token
+
+    shape, params = read_shape(tmp_path / "theirs"), load(tmp_path / "theirs")
+    assert (shape.outputs, shape.tied) == (3, True)
+    positions_BT = np.broadcast_to(np.arange(20), (2, 20))
+    hidden_BTD, _ = Decoder(shape).apply({"params": params}, tokens_BT, positions_BT)
+    actual_BTK = head_outputs(params, hidden_BTD)
+    np.testing.assert_allclose(actual_BTK[:, -1], expected_BK, atol=1e-5, rtol=0)
+
+    save_model(tmp_path / "ours", shape, params, make_tokenizer())
+    back, report = transformers.AutoModelForSequenceClassification.from_pretrained(
+        tmp_path / "ours", output_loading_info=True
+    )
+    assert not any(report[kind] for kind in ("missing_keys", "unexpected_keys"))
+    again_BK = logits_by_torch(torch, back.eval(), tokens_BT)
+    np.testing.assert_array_equal(again_BK, expected_BK)
 
 
 @pytest.mark.parametrize("case", ["llama-everything", "qwen3"])
