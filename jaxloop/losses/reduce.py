@@ -76,6 +76,23 @@ class Mean:
 
 
 @struct.dataclass
+class Sum:
+    """A total over what is merged, such as the shares of a step's loss."""
+
+    total: jax.Array
+
+    def merge(self, other: "Sum") -> "Sum":
+        return Sum(self.total + other.total)
+
+    def collapse(self) -> "Sum":
+        """Merges along the first axis."""
+        return Sum(self.total.sum(0))
+
+    def value(self) -> jax.Array:
+        return self.total
+
+
+@struct.dataclass
 class Max:
     """The largest of what is merged; -inf stands for nothing."""
 

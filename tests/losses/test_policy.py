@@ -1,67 +1,46 @@
-"""The GRPO family: golden values, clipping, stop-gradients, aggregations, splits."""
+"""The terms by themselves: golden values, clips, stop-gradients, identities."""
 
-import dataclasses
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from jaxloop.losses import policy
-from jaxloop.losses.objectives import Policy, TokenStats
-from jaxloop.losses.reduce import values
+from jaxloop.losses.objectives import Policy
+from jaxloop.losses.policy import Tokens
+from tests.losses.policy_samples import (
+    ACTIVE,
+    ADVANTAGE,
+    LOGP,
+    OLD,
+    TERMS,
+    counted,
+    evaluate,
+    evaluate_all,
+    golden_batch,
+    random_batch,
+)
 
 assert_golden = partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
-# Two sequences. Checked against the loss code of TRL 1.16.0; k3 statistics by formula.
-LOGP = np.array([[-1.0, -0.5, -2.0, 0.0], [-0.7, -1.2, -0.3, -0.9]], np.float32)
-OLD = np.array([[-1.3, -0.5, -1.6, 0.0], [-0.7, -1.0, -0.8, -0.9]], np.float32)
-REFERENCE = np.array([[-1.1, -0.6, -1.9, 0.0], [-0.8, -1.1, -0.4, -1.0]], np.float32)
-MASK = np.array([[1, 1, 1, 0], [1, 1, 1, 1]])
-ADVANTAGE = np.array([1.0, -0.5], np.float32)
-ACTIVE = MASK > 0
 
 
-def golden_batch():
-    poison = {"old_logp_BC": OLD, "reference_logp_BC": REFERENCE}
-    batch = {key: np.where(ACTIVE, x, np.nan) for key, x in poison.items()}
-    batch |= {"mask_BC": MASK, "advantage_B": ADVANTAGE}
-    return np.where(ACTIVE, LOGP, np.nan), jax.tree.map(jnp.asarray, batch)
+def tokens_of(ratio, advantage, old=-1.0):
+    """One token a sequence, with those ratios and advantages."""
+    ratio, advantage = np.broadcast_arrays(np.float32(ratio), np.float32(advantage))
+    old_BC = jnp.full(ratio.shape, old)[:, None]
+    logp_BC = old_BC + jnp.log(jnp.asarray(ratio))[:, None]
+    return Tokens(logp_BC, old_BC, jnp.asarray(advantage)[:, None], old_BC > -jnp.inf)
 
 
-def random_batch(seed=0, rows=4, tokens=6):
-    rng = np.random.default_rng(seed)
+def slope(term, tokens, **numbers):
+    """d loss / d log policy of each token."""
 
-    def draw():
-        return rng.normal(-1, 0.4, (rows, tokens)).astype(np.float32)
+    def total(logp_BC):
+        return term(tokens.replace(logp_BC=logp_BC), **numbers).loss_BC.sum()
 
-    batch = {
-        "mask_BC": np.arange(tokens) < rng.integers(0, tokens + 1, (rows, 1)),
-        "advantage_B": rng.normal(size=rows).astype(np.float32),
-        "old_logp_BC": draw(),
-        "reference_logp_BC": draw(),
-        "sampler_logp_BC": draw(),
-        "valid_B": rng.random(rows) < 0.7,
-    }
-    return draw(), jax.tree.map(jnp.asarray, batch)
-
-
-def stats_of(logp_BC):
-    return TokenStats(logp_BC, -logp_BC, logp_BC, logp_BC)
-
-
-@partial(jax.jit, static_argnums=0)
-def evaluate(objective, logp_BC, batch, counts=None):
-    """(loss, gradient in logp_BC, metric values)"""
-
-    def loss(logp_BC):
-        stats = stats_of(logp_BC)
-        return objective(stats, batch, counts or objective.counts(batch))
-
-    (value, metrics), gradient_BC = jax.value_and_grad(loss, has_aux=True)(logp_BC)
-    return value, gradient_BC, values(metrics)
+    return jax.grad(total)(tokens.logp_BC)[:, 0]
 
 
 @pytest.mark.parametrize(
@@ -71,170 +50,164 @@ def evaluate(objective, logp_BC, batch, counts=None):
         (Policy(aggregation="token"), -0.090942005),
         (Policy(clip_high=0.28), -0.102370576),
         (Policy(aggregation="constant", max_completion_length=8), -0.039787127),
-        (Policy(aggregation="sequence", kl=0.04), -0.198962613),
+        (Policy(policy.gspo, clip_low=0.2, clip_high=0.2), -0.214137013),
+        (Policy(level="sequence", aggregation="sum"), -0.37294),
+        (Policy(policy.cispo, clip_high=5.0), 0.23599318),
+        (Policy(policy.sapo), -0.499325771),
+        (Policy(policy.vespo), 0.274094256),
+        (Policy(policy.two_sided, delta=1.1, aggregation="sequence"), -0.210549336),
     ],
-    ids=["grpo", "dapo", "dapo_clip_higher", "dr_grpo", "grpo_kl_bias_corrected"],
+    ids=[
+        *("grpo", "dapo", "dapo_clip_higher", "dr_grpo", "gspo"),
+        *("luspo", "cispo", "sapo", "vespo", "two_sided"),
+    ],
 )
 def test_golden(objective, expected):
-    loss, gradient_BC, metrics = evaluate(objective, *golden_batch())
+    loss, gradients, metrics = evaluate(objective, *golden_batch())
     assert_golden(loss, expected)
-    assert np.isfinite(gradient_BC).all()
-    if not objective.kl:
-        np.testing.assert_allclose(metrics["policy_loss"], loss, rtol=1e-6)
+    assert_golden(metrics["policy_loss"], expected)
+    assert all(np.isfinite(gradient).all() for gradient in gradients)
 
 
-def test_k3_golden_and_as_a_metric():
-    k3_BC = policy.k3(jnp.asarray(LOGP), jnp.asarray(REFERENCE))
-    assert_golden(k3_BC[ACTIVE].mean(), 0.004932704)
-    weighted_BC = k3_BC * np.exp(LOGP - OLD)
-    assert_golden(weighted_BC[ACTIVE].mean(), 0.005245343)
-    metrics = evaluate(Policy(kl=0.1), *golden_batch())[2]
-    assert_golden(metrics["kl"], 0.004932704)
+def test_golden_ratios_and_weights_of_sequences():
+    tokens = Tokens(*map(jnp.asarray, (LOGP, OLD, ADVANTAGE[:, None], ACTIVE)))
+    assert_golden(tokens.ratio_BC("sequence")[:, 0], [0.967216, 1.077884])
+    phi_BC = policy.vespo(tokens).metrics["vespo/phi_seq_mean"]
+    assert_golden(phi_BC[:, 0], [1.089248, 1.221748])
+    product_B = np.exp(((LOGP - OLD) * ACTIVE).sum(1))
+    assert_golden(tokens.ratio_BC("sum")[:, 0], product_B)
 
 
-def test_plain_kl_adds_its_token_mean():
-    without = evaluate(Policy(), *golden_batch())[0]
-    plain = evaluate(Policy(kl=0.5, kl_bias_correction=False), *golden_batch())[0]
-    assert_golden(plain - without, 0.5 * 0.004932704)
+RATIO = np.array([0.5, 0.9, 1.0, 1.1, 1.5, 6.0] * 2)
+SIGN = np.repeat([1.0, -1.0], 6)
+# Per unit of advantage: what the slope of the gain in log policy should be.
+STOPPED = {
+    "clipped": (policy.clipped, {}, [0.5, 0.9, 1, 1.1, 0, 0], [0, 0.9, 1, 1.1, 1.5, 6]),
+    "two_sided": (
+        partial(policy.two_sided, delta=4.0),
+        {},
+        [0.5, 0.9, 1, 1.1, 0, 0],
+        [0, 0.9, 1, 1.1, 1.5, 0],
+    ),
+    "dual_clip": (
+        policy.dual_clip,
+        {},
+        [0.5, 0.9, 1, 1.1, 0, 0],
+        [0, 0.9, 1, 1.1, 1.5, 0],
+    ),
+    "cispo": (
+        policy.cispo,
+        {"clip_high": 1.2},
+        [0.5, 0.9, 1, 1.1, 1.2, 1.2],
+        [0.5, 0.9, 1, 1.1, 1.2, 1.2],
+    ),
+    "gmpo": (policy.gmpo, {}, [0.5, 0.9, 1, 1.1, 0, 0], [0, 0.9, 1, 1.1, 1.5, 6]),
+    "topr": (policy.topr, {}, [1] * 6, [0.5, 0.9, 1, 1, 1, 1]),
+    # old p = 0.1: what counts is 0.1 (ratio - 1) against 0.04.
+    "dppo": (
+        policy.dppo,
+        {"clip_low": 0.04, "clip_high": 0.04, "penalty": 0.0},
+        [0.5, 0.9, 1, 1.1, 0, 0],
+        [0, 0.9, 1, 1.1, 1.5, 6],
+    ),
+}
 
 
-def test_clipping_stops_the_gradient_and_is_counted():
-    ratio_BC = np.array([[0.5, 1.0, 1.5], [0.5, 1.0, 1.5]])
-    batch = {
-        "mask_BC": jnp.ones((2, 3)),
-        "advantage_B": jnp.array([1.0, -1.0]),
-        "old_logp_BC": jnp.zeros((2, 3)),
-    }
-    logp_BC = jnp.asarray(np.log(ratio_BC), jnp.float32)
-    _, gradient_BC, metrics = evaluate(Policy(clip_high=0.28), logp_BC, batch)
-    # Stopped above 1.28 for A > 0 and below 0.8 for A < 0; the rest is -w A / n.
-    expected_BC = -ratio_BC * [[1.0], [-1.0]] / 6
-    expected_BC[0, 2] = expected_BC[1, 0] = 0
-    np.testing.assert_allclose(gradient_BC, expected_BC, rtol=1e-6)
-    expected = {
-        "clip_ratio/low_mean": 1 / 6,
-        "clip_ratio/high_mean": 1 / 6,
-        "clip_ratio/region_mean": 2 / 6,
-        "clip_ratio/low_min": 0.0,
-        "clip_ratio/high_max": 1 / 3,
-    }
-    for name, value in expected.items():
-        np.testing.assert_allclose(metrics[name], value, rtol=1e-6, err_msg=name)
+@pytest.mark.parametrize("name", STOPPED)
+def test_where_the_gradient_stops(name):
+    term, numbers, up, down = STOPPED[name]
+    tokens = tokens_of(RATIO, 2.0 * SIGN, old=np.log(0.1))
+    expected = -2.0 * SIGN * np.concatenate([up, down])
+    np.testing.assert_allclose(slope(term, tokens, **numbers), expected, rtol=2e-5)
 
 
-def test_on_policy_form_has_ratio_one_and_the_plain_gradient():
-    logp_BC, batch = golden_batch()
-    del batch["old_logp_BC"]
-    loss, gradient_BC, metrics = evaluate(Policy(), logp_BC, batch)
-    tokens = ACTIVE.sum()
-    np.testing.assert_allclose(loss, -(3 * 1.0 - 4 * 0.5) / tokens, rtol=1e-6)
-    expected_BC = np.where(ACTIVE, -ADVANTAGE[:, None] / tokens, 0)
-    np.testing.assert_allclose(gradient_BC, expected_BC, rtol=1e-6)
-    assert metrics["clip_ratio/region_mean"] == 0
+def test_gates_and_bumps():
+    """SAPO's and VESPO's weights, from their formulas."""
+    tokens = tokens_of(RATIO, SIGN)
+    tau = np.where(SIGN > 0, 1.0, 1.05)
+    gate = 1 / (1 + np.exp(-tau * (RATIO - 1)))
+    expected = -SIGN * 4 * gate * (1 - gate) * RATIO
+    np.testing.assert_allclose(slope(policy.sapo, tokens), expected, rtol=2e-5)
+
+    k, lam = np.where(SIGN > 0, 2.0, 3.0), np.where(SIGN > 0, 3.0, 2.0)
+    phi = RATIO**k * np.exp(lam * (1 - RATIO))
+    np.testing.assert_allclose(slope(policy.vespo, tokens), -SIGN * phi, rtol=2e-5)
+    weight = np.where(np.arange(12) % 2, 1.5, 0.0)  # 0 counts as 1e-8
+    correction_BC = jnp.asarray(weight, jnp.float32)[:, None]
+    corrected = slope(policy.vespo, tokens, correction_BC=correction_BC)
+    shifted = RATIO * np.maximum(weight, 1e-8)
+    phi = shifted**k * np.exp(lam * (1 - shifted))
+    np.testing.assert_allclose(corrected, -SIGN * phi, rtol=2e-5, atol=1e-12)
 
 
-def test_only_the_policy_gets_a_gradient():
-    logp_BC, batch = random_batch()
-    objective = Policy(kl=0.1)
-    floats = {key: x for key, x in batch.items() if x.dtype == jnp.float32}
-
-    def loss(floats):
-        counts = objective.counts(batch)
-        return objective(stats_of(logp_BC), batch | floats, counts)[0]
-
-    for key, gradient in jax.jit(jax.grad(loss))(floats).items():
-        np.testing.assert_array_equal(gradient, 0, err_msg=key)
-
-
-@settings(max_examples=9, deadline=None)
-@given(st.integers(0, 2**31), st.sampled_from(["token", "sequence", "constant"]))
-def test_micro_batches_add_up_to_the_step(seed, aggregation):
-    logp_BC, batch = random_batch(seed)
-    objective = Policy(aggregation=aggregation, kl=0.1)
-    whole, whole_BC, _ = evaluate(objective, logp_BC, batch)
-    counts = objective.counts(batch)
-    loss, gradients = 0.0, []
-    for i in range(4):
-        part = jax.tree.map(lambda x, i=i: x[i : i + 1], batch)
-        share, gradient_BC, _ = evaluate(objective, logp_BC[i : i + 1], part, counts)
-        loss, gradients = loss + share, [*gradients, gradient_BC]
-    np.testing.assert_allclose(loss, whole, rtol=1e-5, atol=1e-6)
+def test_a_weight_of_a_whole_sequence_enters_vespo_once():
+    """(B, 1) and (B, C) weights of the same product give the same loss."""
+    tokens = Tokens(*map(jnp.asarray, (LOGP, OLD, ADVANTAGE[:, None], ACTIVE)))
+    by_token_BC = jnp.where(ACTIVE, 1.1, 7.0)
+    whole_B1 = 1.1 ** jnp.asarray(ACTIVE.sum(1, keepdims=True), jnp.float32)
     np.testing.assert_allclose(
-        np.concatenate(gradients), whole_BC, rtol=1e-5, atol=1e-7
+        policy.vespo(tokens, correction_BC=by_token_BC).loss_BC,
+        policy.vespo(tokens, correction_BC=whole_B1).loss_BC,
+        rtol=1e-5,
     )
-    counted_BC = batch["mask_BC"] & batch["valid_B"][:, None]
-    np.testing.assert_array_equal(np.where(counted_BC, 0, whole_BC), 0)
-    assert np.isfinite(whole)
 
 
-@pytest.mark.parametrize("aggregation", ["token", "sequence", "constant"])
-def test_invalid_rows_equal_rows_that_are_not_there(aggregation):
-    logp_BC, batch = random_batch(1)
-    batch["valid_B"] = jnp.array([True, False, True, False])
-    batch["advantage_B"] = jnp.where(batch["valid_B"], batch["advantage_B"], jnp.nan)
-    objective = Policy(aggregation=aggregation)
-    loss, gradient_BC, metrics = evaluate(objective, logp_BC, batch)
-    kept = jax.tree.map(lambda x: x[::2], batch)
-    expected, kept_BC, kept_metrics = evaluate(objective, logp_BC[::2], kept)
-    np.testing.assert_allclose(loss, expected, rtol=1e-6)
-    np.testing.assert_allclose(gradient_BC[::2], kept_BC, rtol=1e-6)
-    for name, value in kept_metrics.items():
-        np.testing.assert_allclose(metrics[name], value, rtol=1e-5, err_msg=name)
+def test_two_sided_is_dual_clip_above_the_upper_bound():
+    tokens = tokens_of(np.linspace(0.1, 9, 60), np.tile([1.3, -0.7, 0.0], 20))
+    for delta in (1.2, 3.0):
+        two, dual = (
+            term(tokens, delta=delta) for term in (policy.two_sided, policy.dual_clip)
+        )
+        np.testing.assert_allclose(two.loss_BC, dual.loss_BC, rtol=1e-6, atol=1e-7)
+    # A negative advantage costs at most delta |A|.
+    assert dual.loss_BC.max() <= 3.0 * 0.7 + 1e-6
 
 
-@pytest.mark.parametrize("empty", ["mask_BC", "valid_B"])
-def test_nothing_to_learn_from_gives_zero_loss_and_gradient(empty):
-    logp_BC, batch = random_batch()
-    batch[empty] = jnp.zeros_like(batch[empty])
-    loss, gradient_BC, _ = evaluate(Policy(kl=0.1), logp_BC, batch)
-    assert loss == 0
-    np.testing.assert_array_equal(gradient_BC, 0)
+def test_the_clip_is_measured_before_delta_acts():
+    """TRL measures after; a delta below 1 + clip_high then hides every clip."""
+    tokens = tokens_of([1.5, 1.5, 0.5, 0.5], [1.0, -1.0, 1.0, -1.0])
+    term = policy.two_sided(tokens, delta=1.1)
+    np.testing.assert_array_equal(term.high_BC[:, 0], [True, False, False, False])
+    np.testing.assert_array_equal(term.low_BC[:, 0], [False, False, False, True])
 
 
-@pytest.mark.parametrize("gap", [-1e4, 1e4])
-def test_extreme_log_ratios_stay_finite(gap):
-    logp_BC, batch = random_batch()
-    batch["mask_BC"] = jnp.ones_like(batch["mask_BC"])
-    batch["valid_B"] = jnp.ones(4)
-    loss, gradient_BC, metrics = evaluate(Policy(kl=0.1), logp_BC + gap, batch)
-    assert np.isfinite(loss)
-    assert np.isfinite(gradient_BC).all()
-    assert all(np.isfinite(value) for value in metrics.values())
+@pytest.fixture(scope="module")
+def on_policy():
+    logp_BC, batch = random_batch(3)
+    for key in ("old_logp_BC", "weight_B", "weight_BC"):
+        del batch[key]
+    return logp_BC, batch, evaluate_all(logp_BC, batch, counted(batch, TERMS))
 
 
-def test_the_gap_to_the_sampler_is_measured_where_it_is_known():
-    logp_BC, batch = golden_batch()
-    sampler_BC = jnp.asarray(OLD - 0.1).at[1, 2].add(-0.4).at[0, 0].set(jnp.nan)
-    metrics = evaluate(Policy(), logp_BC, batch | {"sampler_logp_BC": sampler_BC})[2]
-    assert (
-        "sampling/sampling_logp_difference/mean"
-        not in evaluate(Policy(), logp_BC, batch)[2]
-    )
-    expected = {
-        "sampling/sampling_logp_difference/mean": (5 * 0.1 + 0.5) / 6,
-        "sampling/sampling_logp_difference/max": 0.5,
-        "sampling/importance_sampling_ratio/min": np.exp(0.1),
-        "sampling/importance_sampling_ratio/mean": (5 * np.exp(0.1) + np.exp(0.5)) / 6,
-        "sampling/importance_sampling_ratio/max": np.exp(0.5),
-    }
-    for name, value in expected.items():
-        np.testing.assert_allclose(metrics[name], value, rtol=1e-5, err_msg=name)
+@pytest.mark.parametrize("name", TERMS)
+def test_the_first_step_on_policy_is_reinforce(name, on_policy):
+    """Ratio 1: every term has the gradient of -A log policy under its aggregation."""
+    objective, (logp_BC, batch, results) = TERMS[name], on_policy
+    _, (gradient_BC, _), metrics = results[name]
+
+    active_BC = np.isfinite(logp_BC)
+    lengths_B1 = np.maximum(active_BC.sum(1, keepdims=True), 1)
+    valid = batch["valid_B"].sum()
+    way = objective.aggregation or policy.aggregation_of(objective.loss)
+    if objective.level == "sum" or name == "rloo":
+        way = {"sum": "product of lengths", "sequence": "sum"}[way]
+    share_BC = {
+        "token": 1 / active_BC.sum(),
+        "sequence": 1 / (lengths_B1 * valid),
+        "constant": 1 / (8 * valid),
+        "sum": 1 / valid,
+        # The sum over tokens of one number that is itself a product over tokens.
+        "product of lengths": lengths_B1 / valid,
+    }[way]
+    expected_BC = np.where(active_BC, -batch["advantage_B"][:, None] * share_BC, 0)
+    np.testing.assert_allclose(gradient_BC, expected_BC, rtol=1e-5, atol=1e-7)
+    assert metrics["ratio/log_max"] == 0
+    assert metrics.get("clip_ratio/region_mean", 0) == 0
+    np.testing.assert_allclose(metrics.get("vespo/phi_seq_mean", 1), 1, rtol=1e-6)
 
 
-def test_what_an_objective_asks_for():
-    assert not Policy().needs_reference
-    assert Policy(kl=0.01).needs_reference
-    assert Policy().temperature_from_sampling
-
-
-def test_all_that_makes_no_sense_is_named_at_once():
-    with pytest.raises(ValueError, match=r"clip_low = -0.1 .*aggregation = mean"):
-        dataclasses.replace(Policy(), clip_low=-0.1, aggregation="mean")
-    logp_BC, batch = random_batch()
-    for key, objective in (
-        ("advantage_B", Policy()),
-        ("reference_logp_BC", dataclasses.replace(Policy(), kl=0.1)),
-    ):
-        part = {name: x for name, x in batch.items() if name != key}
-        with pytest.raises(ValueError, match=f"Policy needs '{key}'"):
-            objective(stats_of(logp_BC), part, objective.counts(part))
+def test_a_term_brings_the_aggregation_of_its_paper():
+    assert policy.aggregation_of(policy.clipped) == "token"
+    assert policy.aggregation_of(partial(policy.gmpo, clip_low=0.1)) == "sequence"
+    assert policy.aggregation_of(policy.topr) == "sum"
+    assert policy.aggregation_of(lambda tokens: tokens) == "token"

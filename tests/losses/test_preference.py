@@ -1,233 +1,297 @@
-"""DPO and what is built on it: golden values, identities, masks, splits."""
+"""Every loss of a pair: golden values, identities, extremes."""
 
 import dataclasses
-from functools import partial
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from jaxloop.losses import preference
-from jaxloop.losses.objectives import Pairwise, TokenStats
-from jaxloop.losses.reduce import values
+from jaxloop.losses import divergence, keywords, nash, preference, reference_free
+from jaxloop.losses.pairs import Pairs
+from tests.losses.pair_samples import EVERY_LOSS, SIGMOID, assert_golden, golden_pairs
 
-assert_golden = partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
-# Four pairs; checked against the loss code of TRL 1.16.0.
-CHOSEN = [-40.0, -55.5, -12.25, -80.0]
-REJECTED = [-48.0, -50.25, -20.5, -79.0]
-REFERENCE_CHOSEN = [-42.0, -54.0, -14.0, -83.0]
-REFERENCE_REJECTED = [-45.0, -52.0, -18.0, -77.5]
-CHOSEN_TOKENS, REJECTED_TOKENS = [20, 30, 8, 40], [25, 28, 10, 36]
-SIGMOID = [0.474077, 0.868793, 0.503057, 0.493249]
+VALID = jnp.ones(4, bool)
+GOLDEN = {
+    preference.sigmoid: ({}, SIGMOID, 0.584794),
+    preference.hinge: ({}, [0.5, 1.325, 0.575, 0.55], 0.7375),
+    preference.ipo: ({}, [22.8484, 26.137656, 20.532227, 23.846944], 23.341307),
+    preference.exo_pair: (
+        {"smoothing": 0.001},
+        [1.945734, 3.330547, 2.060316, 2.021759],
+        2.339589,
+    ),
+    preference.nca_pair: ({}, [1.274386, 1.473671, 1.289675, 1.292011], 1.332436),
+    preference.robust: (
+        {"smoothing": 0.1},
+        [0.411577, 0.909418, 0.449932, 0.436999],
+        0.551981,
+    ),
+    preference.cdpo: (
+        {"smoothing": 0.1},
+        [0.524077, 0.836293, 0.545557, 0.538249],
+        0.611044,
+    ),
+    preference.bco_pair: ({}, [1.152494, 1.555427, 1.18541, 1.175312], 1.267161),
+    preference.sppo_hard: ({}, [13.0, 87.8125, 16.8125, 16.25], 33.46875),
+    preference.aot: (
+        {"valid_P": VALID},
+        [0.680725, 0.644397, 0.474077, 0.503057],
+        0.575564,
+    ),
+    preference.aot_unpaired: (
+        {"valid_P": VALID},
+        [0.620957, 0.503057, 0.533382, 0.632599],
+        0.572499,
+    ),
+    preference.apo_zero: ({}, [0.875723, 1.081069, 0.894185, 0.888128], 0.934776),
+    preference.apo_down: ({}, [0.927375, 1.043112, 0.93896, 0.963803], 0.968313),
+    preference.discopop: (
+        {"tau": 0.05},
+        [0.606525, 0.869566, 0.653739, 0.63761],
+        0.69186,
+    ),
+    preference.sigmoid_norm: (
+        {"beta": 2.0},
+        [0.497154, 0.811962, 0.330458, 0.583271],
+        0.555711,
+    ),
+    reference_free.simpo: (
+        {"beta": 2.0, "margin": 0.5},
+        [1.076637, 1.044419, 0.460084, 0.750245],
+        0.832846,
+    ),
+    reference_free.cpo: ({}, [0.371101, 0.989712, 0.363417, 0.744397], 0.617156),
+    reference_free.orpo: ({}, [0.074079, 0.072671, 0.042883, 0.058842], 0.062119),
+}
+MATCHED = (preference.aot, preference.aot_unpaired)
 
 
-def by_turns(chosen, rejected):
-    return np.stack([chosen, rejected], axis=1).reshape(-1, *np.shape(chosen)[1:])
+@pytest.mark.parametrize("loss", GOLDEN, ids=keywords.title)
+def test_golden(loss):
+    arguments, expected_P, mean = GOLDEN[loss]
+    loss_P, _ = loss(golden_pairs(), **({"beta": 0.1} | arguments))
+    assert_golden(loss_P.mean(), mean)
+    if loss in MATCHED:  # listed in sorted order
+        loss_P, expected_P = np.sort(loss_P), np.sort(expected_P)
+    assert_golden(loss_P, expected_P)
 
 
-def golden_batch():
-    """The golden pairs as token arrays: every token of a sequence has its mean logp."""
-    tokens_B = by_turns(CHOSEN_TOKENS, REJECTED_TOKENS)
-    mask_BC = np.arange(40) < tokens_B[:, None]
-    policy_B = by_turns(CHOSEN, REJECTED) / tokens_B
-    reference_B = by_turns(REFERENCE_CHOSEN, REFERENCE_REJECTED) / tokens_B
-    # What is masked must not matter: poison it.
-    logp_BC = np.where(mask_BC, policy_B[:, None], np.nan).astype(np.float32)
-    reference_BC = np.where(mask_BC, reference_B[:, None], np.nan).astype(np.float32)
-    batch = {"mask_BC": mask_BC, "reference_logp_BC": reference_BC}
-    return stats_of(logp_BC), jax.tree.map(jnp.asarray, batch)
-
-
-def stats_of(logp_BC):
-    logp_BC = jnp.asarray(logp_BC)
-    return TokenStats(logp_BC, -logp_BC, (logp_BC > -1.0) * 1.0, 2 * logp_BC)
-
-
-def random_batch(seed=0, pairs=4, tokens=6):
+def random_pairs(seed=0, pairs=5):
     rng = np.random.default_rng(seed)
-    shape = (2 * pairs, tokens)
-    length_B1 = rng.integers(0, tokens + 1, (2 * pairs, 1))
-    batch = {
-        "mask_BC": np.arange(tokens) < length_B1,
-        "reference_logp_BC": rng.normal(-1, 0.5, shape).astype(np.float32),
-        "weight_B": np.repeat(rng.uniform(0.1, 1, pairs), 2).astype(np.float32),
-        "valid_B": np.repeat(rng.random(pairs) < 0.7, 2),
-    }
-    logp_BC = rng.normal(-1, 0.5, shape).astype(np.float32)
-    return logp_BC, jax.tree.map(jnp.asarray, batch)
+    policy_P2, reference_P2 = rng.normal(-20, 5, (2, pairs, 2)).astype(np.float32)
+    tokens_P2 = rng.integers(1, 30, (pairs, 2)).astype(np.float32)
+    return Pairs(jnp.asarray(policy_P2), jnp.asarray(reference_P2), tokens_P2)
 
 
-@partial(jax.jit, static_argnums=0)
-def evaluate(objective, logp_BC, batch, counts=None):
-    """(loss, gradient in logp_BC, metric values)"""
-
-    def loss(logp_BC):
-        stats = stats_of(logp_BC)
-        return objective(stats, batch, counts or objective.counts(batch))
-
-    (value, metrics), gradient_BC = jax.value_and_grad(loss, has_aux=True)(logp_BC)
-    return value, gradient_BC, values(metrics)
+def soft_targets(value, pairs=5):
+    return jnp.full(pairs, value)
 
 
-def test_sigmoid_golden():
-    pairs = preference.Pairs(
-        policy_P2=jnp.array([CHOSEN, REJECTED]).T,
-        reference_P2=jnp.array([REFERENCE_CHOSEN, REFERENCE_REJECTED]).T,
-        tokens_P2=jnp.array([CHOSEN_TOKENS, REJECTED_TOKENS]).T,
-    )
-    loss_P, metrics = preference.sigmoid(pairs, beta=0.1)
-    assert_golden(loss_P, SIGMOID)
-    assert_golden(metrics["rewards/chosen"], [0.2, -0.15, 0.175, 0.3])
-    np.testing.assert_allclose(metrics["rewards/accuracies"], [1, 0, 1, 1])
+SAME = {
+    "soft 1 is DPO": (
+        lambda p: preference.soft(p, beta=0.2, target_P=soft_targets(1.0)),
+        lambda p: preference.sigmoid(p, beta=0.2),
+    ),
+    "soft is cDPO": (
+        lambda p: preference.soft(p, beta=0.2, target_P=soft_targets(0.8)),
+        lambda p: preference.cdpo(p, beta=0.2, smoothing=0.2),
+    ),
+    "robust 0 is DPO": (
+        lambda p: preference.robust(p, beta=0.2, smoothing=0.0),
+        lambda p: preference.sigmoid(p, beta=0.2),
+    ),
+    "no offset is DPO": (
+        lambda p: preference.odpo(p, beta=0.2, margin_P=jnp.zeros(5)),
+        lambda p: preference.sigmoid(p, beta=0.2),
+    ),
+    "DPO of means": (
+        lambda p: preference.sigmoid(p.normalised(), beta=2.0),
+        lambda p: preference.sigmoid_norm(p, beta=2.0),
+    ),
+    "IPO of means": (
+        lambda p: preference.ipo_sum(p.normalised(), beta=0.2),
+        lambda p: preference.ipo(p, beta=0.2),
+    ),
+    "means of means are means": (
+        lambda p: preference.ipo(p.normalised().normalised(), beta=0.2),
+        lambda p: preference.ipo(p, beta=0.2),
+    ),
+    "CPO of means is SimPO": (
+        lambda p: reference_free.cpo(p.normalised(), beta=2.0, smoothing=0.1),
+        lambda p: reference_free.simpo(p, beta=2.0, margin=0.0, smoothing=0.1),
+    ),
+    "AlphaPO 0 is SimPO": (
+        lambda p: reference_free.alpha_po(p, beta=2.0, alpha=0.0),
+        lambda p: reference_free.simpo(p, beta=2.0),
+    ),
+    "AlphaPO near 0 is SimPO": (
+        lambda p: reference_free.alpha_po(p, beta=2.0, alpha=2e-6),
+        lambda p: reference_free.simpo(p, beta=2.0),
+    ),
+    "CPO is DPO without reference": (
+        lambda p: reference_free.cpo(p, beta=0.2),
+        lambda p: preference.sigmoid(
+            p.replace(reference_P2=jnp.zeros((5, 2))), beta=0.2
+        ),
+    ),
+    "SPPO of a certain win": (
+        lambda p: nash.sppo(p, beta=0.2, target_P=soft_targets(1.0)),
+        lambda p: preference.sppo_hard(p, beta=0.2),
+    ),
+    "INPO with one reference is IPO": (
+        lambda p: nash.inpo(p, eta=0.2, tau=0.05, previous_P2=p.reference_P2),
+        lambda p: preference.ipo_sum(p, beta=0.2),
+    ),
+    "INPO, tau = eta": (
+        lambda p: nash.inpo(p, eta=0.2, tau=0.2, previous_P2=p.policy_P2 * 3),
+        lambda p: preference.ipo_sum(p, beta=0.2),
+    ),
+    "the alpha divergence of 1": (
+        lambda p: preference.hinge(
+            p,
+            beta=0.2,
+            divergence=functools.partial(divergence.alpha_divergence, alpha=1.0),
+        ),
+        lambda p: preference.hinge(p, beta=0.2),
+    ),
+    "the alpha divergence of 0": (
+        lambda p: preference.robust(
+            p,
+            beta=0.1,
+            smoothing=0.1,
+            divergence=functools.partial(divergence.alpha_divergence, alpha=0.0),
+        ),
+        lambda p: preference.robust(
+            p, beta=0.1, smoothing=0.1, divergence=divergence.forward_kl
+        ),
+    ),
+}
 
 
-def test_objective_golden_from_tokens():
-    stats, batch = golden_batch()
-    loss, gradient_BC, metrics = evaluate(Pairwise(beta=0.1), stats.logp_BC, batch)
-    assert_golden(loss, 0.584794)
-    assert np.isfinite(gradient_BC).all()
-    margins = 0.1 * np.subtract(CHOSEN, REFERENCE_CHOSEN)
-    margins -= 0.1 * np.subtract(REJECTED, REFERENCE_REJECTED)
-    expected = {
-        "logps/chosen": np.mean(CHOSEN),
-        "logps/rejected": np.mean(REJECTED),
-        "rewards/margins": margins.mean(),
-        "rewards/accuracies": 0.75,
-        "logits/chosen": 2 * np.sum(CHOSEN) / np.sum(CHOSEN_TOKENS),
-        "logits/rejected": 2 * np.sum(REJECTED) / np.sum(REJECTED_TOKENS),
-        "entropy": -np.sum(CHOSEN + REJECTED) / np.sum(CHOSEN_TOKENS + REJECTED_TOKENS),
-        "mean_token_accuracy": 0.0,
-        "nll_loss": -np.mean(np.divide(CHOSEN, CHOSEN_TOKENS)),
-    }
-    for name, value in expected.items():
-        np.testing.assert_allclose(metrics[name], value, rtol=1e-5, err_msg=name)
-
-
-def test_weights_and_likelihood_multiply_as_in_scpo():
-    stats, batch = golden_batch()
-    weight_P = np.array([0.25, 1.0, 0.5, 0.75], np.float32)
-    nll_P = -np.divide(CHOSEN, CHOSEN_TOKENS)
-    irpo = evaluate(Pairwise(nll=0.7), stats.logp_BC, batch)[0]
-    assert_golden(irpo, np.mean(SIGMOID + 0.7 * nll_P))
-    weighted = batch | {"weight_B": jnp.repeat(weight_P, 2)}
-    scpo = evaluate(Pairwise(nll=0.7), stats.logp_BC, weighted)[0]
-    scpo_P = weight_P * (SIGMOID + 0.7 * nll_P)
-    assert_golden(scpo, scpo_P.mean())
-    ones = batch | {"weight_B": jnp.ones(8)}
-    assert evaluate(Pairwise(nll=0.7), stats.logp_BC, ones)[0] == irpo
-    dpo = evaluate(Pairwise(nll=0.0), stats.logp_BC, batch)[0]
-    assert_golden(dpo, np.mean(SIGMOID))
-
-
-def test_policy_equal_to_reference_gives_log_2_and_pulls_the_sides_apart():
-    logp_BC, batch = random_batch()
-    batch |= {"reference_logp_BC": jnp.asarray(logp_BC), "valid_B": jnp.ones(8)}
-    del batch["weight_B"]
-    loss, gradient_BC, _ = evaluate(Pairwise(beta=0.3), logp_BC, batch)
-    np.testing.assert_allclose(loss, np.log(2), rtol=1e-6)
-    sign_B1 = np.tile([-1, 1], 4)[:, None]
-    expected_BC = np.where(batch["mask_BC"], sign_B1 * 0.3 * 0.5 / 4, 0)
-    np.testing.assert_allclose(gradient_BC, expected_BC, rtol=1e-6)
-
-
-def test_the_reference_gets_no_gradient():
-    logp_BC, batch = random_batch()
-    objective = Pairwise(nll=1.0)
-
-    def loss(reference_BC):
-        poisoned = batch | {"reference_logp_BC": reference_BC}
-        return objective(stats_of(logp_BC), poisoned, objective.counts(batch))[0]
-
-    np.testing.assert_array_equal(jax.grad(loss)(batch["reference_logp_BC"]), 0)
-
-
-def test_permuting_pairs_permutes_gradients_only():
-    logp_BC, batch = random_batch()
-    rows = np.array([4, 5, 0, 1, 6, 7, 2, 3])
-    objective = Pairwise(nll=0.5)
-    loss, gradient_BC, _ = evaluate(objective, logp_BC, batch)
-    moved = jax.tree.map(lambda x: x[rows], batch)
-    same, moved_BC, _ = evaluate(objective, logp_BC[rows], moved)
-    np.testing.assert_allclose(same, loss, rtol=1e-6)
-    np.testing.assert_allclose(moved_BC, gradient_BC[rows], rtol=1e-6)
-
-
-@settings(max_examples=10, deadline=None)
-@given(st.integers(0, 2**31), st.sampled_from([1, 2]), st.sampled_from([0.0, 0.6]))
-def test_micro_batches_add_up_to_the_step(seed, pairs_each, nll):
-    """Whatever is masked or invalid, and with empty completions."""
-    logp_BC, batch = random_batch(seed)
-    objective = Pairwise(nll=nll)
-    whole, whole_BC, whole_metrics = evaluate(objective, logp_BC, batch)
-    counts = objective.counts(batch)
-    loss, gradients, rows = 0.0, [], 2 * pairs_each
-    for start in range(0, 8, rows):
-        part = jax.tree.map(lambda x, start=start: x[start : start + rows], batch)
-        share, gradient_BC, _ = evaluate(
-            objective, logp_BC[start : start + rows], part, counts
+@pytest.mark.parametrize("name", SAME)
+def test_two_ways_to_say_the_same(name):
+    """In value and in gradient."""
+    pairs = random_pairs()
+    for value in (0, 1):
+        one, other = (
+            jax.value_and_grad(
+                lambda policy_P2, loss=loss: loss(pairs.replace(policy_P2=policy_P2))[
+                    0
+                ].sum()
+            )(pairs.policy_P2)[value]
+            for loss in SAME[name]
         )
-        loss, gradients = loss + share, [*gradients, gradient_BC]
-    np.testing.assert_allclose(loss, whole, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(
-        np.concatenate(gradients), whole_BC, rtol=1e-5, atol=1e-7
+        np.testing.assert_allclose(one, other, rtol=2e-4, atol=1e-6)
+
+
+def test_doubling_all_lengths_leaves_a_length_averaged_loss():
+    pairs = golden_pairs()
+    twice = jax.tree.map(lambda x: 2 * x, pairs)
+    for loss in (preference.ipo, preference.sigmoid_norm):
+        assert_golden(loss(twice, beta=0.3)[0], loss(pairs, beta=0.3)[0])
+    assert preference.ipo_sum(twice, beta=0.3)[0] != pytest.approx(
+        preference.ipo_sum(pairs, beta=0.3)[0]
     )
-    counted_BC = batch["mask_BC"] & batch["valid_B"][:, None]
-    np.testing.assert_array_equal(np.where(counted_BC, 0, whole_BC), 0)
-    assert np.isfinite(whole)
-    assert set(whole_metrics) >= {"rewards/chosen", "logps/rejected", "entropy"}
 
 
-def test_an_invalid_pair_equals_a_pair_that_is_not_there():
-    logp_BC, batch = random_batch()
-    batch["valid_B"] = jnp.array([1, 1, 1, 0, 1, 1, 0, 0])  # pairs 1 and 3 are out
-    rows = np.array([0, 1, 4, 5])
-    poisoned_BC = np.where(np.isin(np.arange(8), rows)[:, None], logp_BC, np.nan)
-    objective = Pairwise(nll=1.0)
-    loss, gradient_BC, metrics = evaluate(objective, poisoned_BC, batch)
-    kept = jax.tree.map(lambda x: x[rows], batch)
-    expected, kept_BC, kept_metrics = evaluate(objective, logp_BC[rows], kept)
-    np.testing.assert_allclose(loss, expected, rtol=1e-6)
-    np.testing.assert_allclose(gradient_BC[rows], kept_BC, rtol=1e-6)
-    assert objective.counts(batch)["pairs"] == 2
-    for name, value in kept_metrics.items():
-        np.testing.assert_allclose(metrics[name], value, rtol=1e-5, err_msg=name)
+def test_aot_matches_quantiles_of_valid_pairs_only():
+    """A pair that is not valid takes no rank, and losses stand by their chosen side."""
+    pairs = random_pairs()
+    valid_P = jnp.array([True, False, True, True, False])
+    kept = jax.tree.map(lambda x: x[np.array([0, 2, 3])], pairs)
+    for loss in MATCHED:
+        loss_P, _ = loss(pairs, beta=0.2, valid_P=valid_P)
+        expected_P, _ = loss(kept, beta=0.2, valid_P=jnp.ones(3, bool))
+        np.testing.assert_allclose(loss_P[valid_P], expected_P, rtol=1e-6)
+    one = jax.tree.map(lambda x: x[:1], pairs)
+    for loss in MATCHED:
+        alone_P, _ = loss(one, beta=0.2, valid_P=jnp.ones(1, bool))
+        np.testing.assert_allclose(alone_P, preference.sigmoid(one, beta=0.2)[0])
 
 
-@pytest.mark.parametrize("empty", ["mask_BC", "valid_B"])
-def test_nothing_to_learn_from_gives_zero_loss_and_gradient(empty):
-    logp_BC, batch = random_batch()
-    batch |= {"valid_B": jnp.ones(8), "mask_BC": jnp.ones_like(batch["mask_BC"])}
-    batch[empty] = jnp.zeros_like(batch[empty])
-    loss, gradient_BC, _ = evaluate(Pairwise(nll=1.0), logp_BC, batch)
-    np.testing.assert_array_equal(gradient_BC, 0)
-    expected = 0.0 if empty == "valid_B" else np.log(2) * batch["weight_B"].mean()
-    np.testing.assert_allclose(loss, expected, rtol=1e-6)
+def arguments_of(objective, pairs):
+    """What `objective.loss` asks for."""
+    count = pairs.policy_P2.shape[0]
+    inputs = {
+        "target_P": jnp.linspace(0, 1, count),
+        "margin_P": jnp.linspace(0, 2, count),
+        "previous_P2": pairs.reference_P2 - 1,
+        "valid_P": jnp.ones(count, bool),
+    }
+    asked = keywords.asked(objective.loss)
+    numbers = {
+        field.name: getattr(objective, field.name)
+        for field in dataclasses.fields(objective)
+        if field.name in asked and getattr(objective, field.name) is not None
+    }
+    return numbers | {name: x for name, x in inputs.items() if name in asked}
 
 
-@pytest.mark.parametrize("gap", [-1e5, 1e5])
-def test_extreme_log_ratios_stay_finite(gap):
-    logp_BC, batch = random_batch()
-    batch["mask_BC"] = jnp.ones_like(batch["mask_BC"])
-    batch["valid_B"] = jnp.ones(8)
-    logp_BC[::2] += gap
-    loss, gradient_BC, metrics = evaluate(Pairwise(), logp_BC, batch)
-    assert np.isfinite(loss)
-    assert np.isfinite(gradient_BC).all()
-    assert (np.abs(gradient_BC).max() > 0) == (gap < 0)
-    assert all(np.isfinite(value) for value in metrics.values())
+@pytest.mark.parametrize("name", EVERY_LOSS)
+def test_extreme_log_ratios_give_finite_losses_and_gradients(name):
+    """+-1e4 nats, rounded as bfloat16 would, and completions without a token."""
+    objective = EVERY_LOSS[name]
+    far = np.float32(jnp.bfloat16(1e4))
+    rows = [[x, y] for x in (-far, -1e-3, 0.0) for y in (-far, -1e-3, 0.0)]
+    policy_P2 = jnp.array(rows + rows, jnp.float32)
+    reference_P2 = jnp.array([[-far, -1.0]] * 9 + [[0.0, -far]] * 9, jnp.float32)
+    for tokens in (0.0, 1.0, 1e4):
+        pairs = Pairs(policy_P2, reference_P2, jnp.full((18, 2), tokens))
+        arguments = arguments_of(objective, pairs)
+
+        def total(policy_P2, pairs=pairs, arguments=arguments):
+            pairs = pairs.replace(policy_P2=policy_P2)
+            return objective.loss(pairs, **arguments)[0].sum()
+
+        value, gradient_P2 = jax.value_and_grad(total)(policy_P2)
+        assert np.isfinite(value)
+        assert np.isfinite(gradient_P2).all()
 
 
-def test_what_makes_no_sense_is_named():
-    logp_BC, batch = random_batch()
-    del batch["reference_logp_BC"]
-    objective = Pairwise()
-    with pytest.raises(ValueError, match="Pairwise needs 'reference_logp_BC'"):
-        objective(stats_of(logp_BC), batch, objective.counts(batch))
-    with pytest.raises(ValueError, match="3 rows"):
-        objective.counts({"mask_BC": jnp.ones((3, 2))})
-    for change in ({"beta": 0.0}, {"nll": -1.0}):
-        with pytest.raises(ValueError, match=next(iter(change))):
-            dataclasses.replace(objective, **change)
+@pytest.mark.parametrize("name", EVERY_LOSS)
+def test_references_and_labels_get_no_gradient(name):
+    objective, pairs = EVERY_LOSS[name], random_pairs()
+    arguments = arguments_of(objective, pairs)
+    arrays = {
+        key: x
+        for key, x in arguments.items()
+        if isinstance(x, jax.Array) and x.dtype != bool
+    }
+
+    def total(reference_P2, arrays):
+        loss_P, _ = objective.loss(
+            pairs.replace(reference_P2=reference_P2), **(arguments | arrays)
+        )
+        return loss_P.sum()
+
+    for gradient in jax.tree.leaves(
+        jax.grad(total, argnums=(0, 1))(pairs.reference_P2, arrays)
+    ):
+        np.testing.assert_array_equal(gradient, 0)
+
+
+@pytest.mark.parametrize(
+    ("loss", "arguments"),
+    [
+        (preference.robust, {"smoothing": 0.5}),
+        (preference.cdpo, {"smoothing": 0.6}),
+        (preference.exo_pair, {"smoothing": 0.0}),
+    ],
+    ids=["robust", "cdpo", "exo"],
+)
+def test_a_rate_of_wrong_labels_that_makes_no_sense(loss, arguments):
+    with pytest.raises(ValueError, match="smoothing = 0"):
+        loss(golden_pairs(), beta=0.1, **arguments)
+
+
+def test_log1mexp_near_and_far():
+    x = np.array([-1e-6, -1e-3, -0.5, -0.7, -3.0, -50.0])
+    x32 = jnp.asarray(x, jnp.float32)
+    expected = np.log1p(-np.exp(x))
+    np.testing.assert_allclose(reference_free.log1mexp(x32), expected, rtol=1e-5)
+    slope = jax.vmap(jax.grad(reference_free.log1mexp))(x32)
+    np.testing.assert_allclose(slope, -1 / np.expm1(-x), rtol=1e-5)
+    far = jax.value_and_grad(reference_free.log1mexp)(-1e4)
+    assert [float(x) for x in far] == [0, 0]
