@@ -1,8 +1,9 @@
 """Scored rollouts -> what is learnt from: preference pairs, or demonstrations.
 
 A selector is called with the scored prompts and a numpy Generator, the only source of
-chance; `produces` says what comes out: "pairs" (a list of Pair) or "demonstrations" (a
-list of (Prompt, Rollout)). Unscored rollouts are never selected.
+chance; `produces` says what comes out: "pairs" (a list of Pair), "labelled" (a list of
+Labelled) or "demonstrations" (a list of (Prompt, Rollout)). Unscored rollouts are never
+selected.
 """
 
 from collections.abc import Sequence
@@ -11,9 +12,9 @@ from typing import ClassVar, Literal, Protocol
 
 import numpy as np
 
-from jaxloop.records import Pair, Prompt, Rollout, Score, Scored
+from jaxloop.records import Labelled, Pair, Prompt, Rollout, Score, Scored
 
-Produces = Literal["pairs", "demonstrations"]
+Produces = Literal["pairs", "labelled", "demonstrations"]
 Candidate = tuple[Rollout, Score]
 CORRECT = 0.5  # a verifier's score above this is a correct answer
 
@@ -171,6 +172,34 @@ class AllCorrect:
                 right = [right[number] for number in sorted(drawn)]
             kept += [(row.prompt, rollout) for rollout in right]
         return kept
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Every scored rollout of different text by itself: desirable where its score is
+    above `threshold` (KTO, BCO), or labelled with the score as it is (`graded`)."""
+
+    threshold: float = CORRECT
+    graded: bool = False
+    by_token: bool = False
+    """Give each token the label as well, as process reward models read it: is the
+    completion right in the end?"""
+    produces: ClassVar[Produces] = "labelled"
+
+    def __call__(
+        self, scored: Sequence[Scored], rng: np.random.Generator
+    ) -> list[Labelled]:
+        return [
+            self._labelled(row.prompt, rollout, _value(score))
+            for row in scored
+            for rollout, score in _distinct(_known(row))
+        ]
+
+    def _labelled(self, prompt: Prompt, rollout: Rollout, value: float) -> Labelled:
+        label = value if self.graded else float(value > self.threshold)
+        ends = range(1, len(rollout.token_ids) + 1) if self.by_token else ()
+        steps = tuple((end, label) for end in ends)
+        return Labelled(prompt, rollout, label, steps=steps)
 
 
 def votes_of(prompt: Prompt, score: Score) -> tuple[int, str]:

@@ -1,5 +1,7 @@
 """Scored prompts to select from."""
 
+from dataclasses import replace
+
 from jaxloop.records import Prompt, Rollout, Score, Scored
 
 
@@ -32,4 +34,19 @@ def voted(name: str, answers: str) -> Scored:
             )
             for i, answer in enumerate(answers)
         ),
+    )
+
+
+def with_columns(scored: Scored, **columns) -> Scored:
+    """The same with those columns in its prompt's data."""
+    return replace(scored, prompt=replace(scored.prompt, columns=columns))
+
+
+def with_components(name: str, *components: dict | None) -> Scored:
+    """A row whose scores have those components and their sum; None: unscored."""
+    values = [None if parts is None else sum(parts.values()) for parts in components]
+    scored = row(name, *((str(i), value) for i, value in enumerate(values)))
+    scores = zip(scored.scores, components, strict=True)
+    return replace(
+        scored, scores=tuple(replace(s, components=parts or {}) for s, parts in scores)
     )
