@@ -114,16 +114,53 @@ class Group:
 
 
 @dataclass(frozen=True)
+class Labelled:
+    """One completion and what is known of it, for objectives that want no pairs.
+
+    `label` is 1 for a desirable completion and 0 for another, or a number to predict.
+    `steps`, where its steps are labelled: (tokens up to a step's end, the step's label)
+    each.
+    """
+
+    prompt: Prompt
+    rollout: Rollout
+    label: float
+    weight: float = 1.0
+    steps: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True)
 class Demonstration:
-    """A sequence to imitate; `mask` is 1 on the tokens that are trained on."""
+    """A sequence to imitate; `mask` is 1 on the tokens that are trained on.
+
+    `token_weights`, by token, multiply `weight`; a token whose weight is below 0 is
+    avoided instead. `repeats`: how many tokens back the same token of a repeated
+    sentence stands, 0 where there is none. Empty: 1 and 0 everywhere.
+    """
 
     id: str
     token_ids: tuple[int, ...]
     mask: tuple[int, ...]
     weight: float = 1.0
+    token_weights: tuple[float, ...] = ()
+    repeats: tuple[int, ...] = ()
+
+    def __post_init__(self):
+        for by_token in (self.token_weights, self.repeats):
+            assert len(by_token) in (0, len(self.token_ids)), "one a token"
 
 
-RECORDS = (Prompt, Rollout, Score, Judgement, Scored, Pair, Group, Demonstration)
+RECORDS = (
+    Prompt,
+    Rollout,
+    Score,
+    Judgement,
+    Scored,
+    Pair,
+    Group,
+    Labelled,
+    Demonstration,
+)
 
 
 def to_json(record) -> str:
@@ -143,6 +180,8 @@ _NESTED = {
     ("Pair", "chosen"): Rollout,
     ("Pair", "rejected"): Rollout,
     ("Judgement", "rollout"): Rollout,
+    ("Labelled", "prompt"): Prompt,
+    ("Labelled", "rollout"): Rollout,
 }
 _NESTED_LISTS = {"rollouts": Rollout, "scores": Score}
 

@@ -8,12 +8,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from jaxloop.prompts import demonstrations, schema
 from jaxloop.prompts.jsonl import Row
 from jaxloop.prompts.schema import Content, Fields, Messages
 from jaxloop.prompts.template import fill, get_field, has_field, required
 from jaxloop.prompts.tokenizer import Tokenizer
-from jaxloop.records import Demonstration, Pair, Prompt, Rollout
+from jaxloop.records import Demonstration, Labelled, Pair, Prompt, Rollout
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,36 @@ class Conversion:
             return "chosen equal to rejected"
         score = 1.0 if parsed.margin is None else parsed.margin
         return Pair(prompt, chosen, rejected, score, 0.0, reason="data")
+
+    def labelled(self, row: Row, id: str) -> Labelled:
+        """The completion of an unpaired preference row, or of a stepwise supervision
+        row, whose steps are joined as they are; its label is then that of all steps."""
+        if schema.row_type(row, self.fields) == "stepwise supervision":
+            return self._stepwise(schema.parse_steps(row, self.fields), row, id)
+        if self.template:
+            content: Content = fill(self.template, row)
+            completion = schema.completion_at(row, self.fields.completion, content)
+            label = required(row, self.fields.label, bool, "true or false")
+            parsed = schema.UnpairedRow(content, completion, label)
+        else:
+            parsed = schema.parse_unpaired(row, self.fields)
+        prompt = self._tokenised(parsed.prompt, row, id)
+        rollout = self._offline(prompt, parsed.completion, row, 0)
+        return Labelled(prompt, rollout, float(parsed.label))
+
+    def _stepwise(self, parsed: schema.StepsRow, row: Row, id: str) -> Labelled:
+        prompt = self._tokenised(parsed.prompt, row, id)
+        if prompt.messages is not None:
+            raise ValueError("data.chat=true, but steps are plain text")
+        # Each step is tokenised apart, so that its end falls between two tokens.
+        parts = [self.tokenizer.encode(step) for step in parsed.completions]
+        ends = np.cumsum([len(part) for part in parts]).tolist()
+        joined = [token for part in parts for token in part]
+        ids = demonstrations.with_eos(joined, self.tokenizer)
+        text = "".join(parsed.completions)
+        rollout = Rollout(prompt.id, 0, ids, text, (), (), "eos")
+        steps = tuple(zip(ends, map(float, parsed.labels), strict=True))
+        return Labelled(prompt, rollout, float(all(parsed.labels)), steps=steps)
 
     def _prompt_content(self, row: Row) -> Content:
         if self.template:

@@ -25,7 +25,7 @@ from jaxloop.prompts.schema import Fields
 from jaxloop.prompts.template import template_fields
 from jaxloop.prompts.tfds import PREFIX, read_tfds
 from jaxloop.prompts.tokenizer import Tokenizer
-from jaxloop.records import Demonstration, Pair, Prompt
+from jaxloop.records import Demonstration, Labelled, Pair, Prompt
 
 OnLong = Literal["error", "filter", "truncate"]
 
@@ -39,6 +39,7 @@ class Dataset:
     test: list[Prompt] = field(default_factory=list)
     demonstrations: list[Demonstration] = field(default_factory=list)
     pairs: list[Pair] = field(default_factory=list)
+    labelled: list[Labelled] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
@@ -60,6 +61,9 @@ class JsonlData:
     `messages`; the word `train` takes the rows of `train`."""
     pairs: str = ""
     """Source of ready-made preference pairs."""
+    labelled: str = ""
+    """Source of completions with labels: unpaired preferences (`label`), or steps
+    (`completions` and `labels`)."""
     prompt_field: str = "prompt"
     """Field of the prompt: a string or a list of messages."""
     completion_field: str = "completion"
@@ -68,6 +72,8 @@ class JsonlData:
     """Field of a pair's better completion."""
     rejected_field: str = "rejected"
     """Field of a pair's worse completion."""
+    label_field: str = "label"
+    """Field that says whether a completion is good."""
     text_field: str = "text"
     """Field of a demonstration that is one text."""
     messages_field: str = "messages"
@@ -99,9 +105,21 @@ class JsonlData:
     allow_overlap: bool = False
     """Let test prompts occur among what is trained on."""
 
-    def missing(self, *, train: bool, test: bool, demonstrations: bool) -> list[str]:
+    def missing(
+        self,
+        *,
+        train: bool,
+        test: bool,
+        demonstrations: bool,
+        examples: Literal["pairs", "labelled"] | None = None,
+    ) -> list[str]:
         """One sentence for each source that is needed but not given."""
         found = []
+        if examples and not getattr(self, examples):
+            found.append(
+                f"data.{examples} is empty, but the `offline` stage trains on it: give "
+                f"data.{examples}=FILE"
+            )
         if not self.train and (train or self.demonstrations == "train"):
             found.append("data.train is empty: give data.train=FILE, the prompts")
         if not self.test and test:
@@ -116,7 +134,8 @@ class JsonlData:
     def load(self, tokenizer: Tokenizer) -> Dataset:
         """Read, check and tokenise everything. ValueError where the data cannot
         serve, naming the place and the setting."""
-        if not (self.train or self.test or self.demonstrations or self.pairs):
+        sources = (self.train, self.test, self.demonstrations, self.pairs)
+        if not any((*sources, self.labelled)):
             raise ValueError("data: no source; give data.train=FILE or another of them")
         if self.demonstrations == "train" and not self.train:
             raise ValueError("data.demonstrations=train, but there is no data.train")
@@ -130,6 +149,7 @@ class JsonlData:
             completion=self.completion_field,
             chosen=self.chosen_field,
             rejected=self.rejected_field,
+            label=self.label_field,
             text=self.text_field,
             messages=self.messages_field,
         )
@@ -183,13 +203,15 @@ class _Loader:
         test = self._prompts(data.test, "test")
         demonstrations, shown = self._demonstrations(source)
         pairs = self._pairs(data.pairs)
-        shown += [p.text for p in train] + [pair.prompt.text for pair in pairs]
+        labelled = self._labelled(data.labelled)
+        shown += [p.text for p in train]
+        shown += [example.prompt.text for example in [*pairs, *labelled]]
         self._check_overlap(test, set(shown))
         if "strftime_now" in (self.conversion.tokenizer.chat_template or ""):
             self.notes.append(
                 "the chat template writes today's date: prompts differ between days"
             )
-        return Dataset(train, test, demonstrations, pairs, self.notes)
+        return Dataset(train, test, demonstrations, pairs, labelled, self.notes)
 
     def _prompts(self, source: str, split: str) -> list[Prompt]:
         if not source:
@@ -224,12 +246,21 @@ class _Loader:
                 f"({', '.join(dropped)}); more than data.max_dropped_fraction="
                 f"{self.data.max_dropped_fraction:g} allows"
             )
-        pairs = [pair for pair in made if isinstance(pair, Pair)]
-        fitting = {p.id: p for p in self._fit([p.prompt for p in pairs], source)}
+        return self._fitting([pair for pair in made if isinstance(pair, Pair)], source)
+
+    def _labelled(self, source: str) -> list[Labelled]:
+        if not source:
+            return []
+        made = self._read(source, self.conversion.labelled, "labelled")
+        return self._fitting(made, source)
+
+    def _fitting(self, examples: list, source: str) -> list:
+        """Those whose prompts `_fit`, with the prompts that it leaves."""
+        fitting = {e.id: e for e in self._fit([e.prompt for e in examples], source)}
         return [
-            replace(pair, prompt=fitting[pair.prompt.id])
-            for pair in pairs
-            if pair.prompt.id in fitting
+            replace(example, prompt=fitting[example.prompt.id])
+            for example in examples
+            if example.prompt.id in fitting
         ]
 
     def _read(self, source: str, convert: Callable[[Row, str], Any], kind: str) -> list:
