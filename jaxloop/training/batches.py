@@ -6,14 +6,18 @@ masks come from lengths, never from ids. Shapes come from short ladders, so that
 compiled.
 """
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from jaxloop.records import Group, Pair, Prompt, Rollout
+from jaxloop.losses.objective import Kind
+from jaxloop.records import Group, Labelled, Pair, Prompt, Rollout
 
 Batch = dict[str, np.ndarray]
+Row = tuple[Prompt, Rollout]
+Example = Pair | Labelled
 
 
 def bucket(length: int, most: int) -> int:
@@ -42,7 +46,7 @@ class Layout:
 
 
 def rows(
-    items: Sequence[tuple[Prompt, Rollout] | None],
+    items: Sequence[Row | None],
     layout: Layout,
     pad_id: int,
     columns: int,
@@ -87,53 +91,115 @@ def micro_batches(batch: Batch, accumulation: int) -> Batch:
     }
 
 
-def pair_batch(
-    pairs: Sequence[Pair],
+def example_rows(
+    examples: Sequence[Example], *, mismatched: bool = False
+) -> list[tuple[Row, ...]]:
+    """The rows of each example: of a pair chosen and rejected; of a labelled completion
+    its own and, `mismatched`, under its prompt the completion of the next example that
+    has another prompt (KTO estimates a KL from those)."""
+    made: list[tuple[Row, ...]] = []
+    for i, example in enumerate(examples):
+        prompt = example.prompt
+        if isinstance(example, Pair):
+            made.append(((prompt, example.chosen), (prompt, example.rejected)))
+            continue
+        own = (prompt, example.rollout)
+        after = (*examples[i + 1 :], *examples[:i]) if mismatched else ()
+        others = (e for e in after if e.prompt.id != prompt.id)
+        other = next(others, example)
+        assert isinstance(other, Labelled), "pairs and labelled completions in one list"
+        made.append((own, (prompt, other.rollout)) if mismatched else (own,))
+    return made
+
+
+def example_batch(
+    examples: Sequence[Example],
+    rows_of_each: Sequence[tuple[Row, ...]],
     layout: Layout,
     pad_id: int,
     size: int,
-    reference: Sequence[np.ndarray] | np.ndarray | None = None,
+    logps: Mapping[str, np.ndarray],
+    *,
+    kind: Kind,
+    each: int = 2,
 ) -> Batch:
-    """`size` pairs as 2 * size rows, chosen and rejected in turn.
+    """`size` examples as `each * size` rows, those of one example side by side.
 
-    `reference`: for each pair the reference's log-probabilities, (2, C) float32. Rows
-    beyond `len(pairs)` are padding and not valid: they count for nothing.
+    rows_of_each: `example_rows`. Rows beyond the examples are padding and not valid:
+    they count for nothing. logps: float32 (examples, each, C) arrays by the name that
+    they get in the batch. Pairs bring `margin_B`, the difference of their scores, and
+    `target_B`, its logistic; labelled completions `label_B`, `target_B` and `step_BC`.
     """
-    items: list[tuple[Prompt, Rollout] | None] = []
-    for pair in pairs:
-        items += [(pair.prompt, pair.chosen), (pair.prompt, pair.rejected)]
+    assert kind in ("pairs", "labelled"), f"{kind} are no examples"
+    items: list[Row | None] = [row for group in rows_of_each for row in group]
     width = layout.width([item[1] for item in items if item])
-    items += [None] * (2 * (size - len(pairs)))
+    items += [None] * (each * size - len(items))
     batch = rows(items, layout, pad_id, width)
-    del batch["sampler_logp_BC"]  # of the sampling temperature, where pairs are at 1
-    valid_B = np.zeros(2 * size, np.float32)
-    valid_B[: 2 * len(pairs)] = 1
-    weight_B = np.zeros(2 * size, np.float32)
-    weight_B[: 2 * len(pairs)] = np.repeat([pair.weight for pair in pairs], 2)
-    batch |= {"valid_B": valid_B, "weight_B": weight_B}
-    if reference is not None:
-        batch["reference_logp_BC"] = np.zeros_like(batch["mask_BC"])
-        for i, logp_2C in enumerate(reference):
-            kept = min(width, logp_2C.shape[1])  # beyond the longest row all is masked
-            batch["reference_logp_BC"][2 * i : 2 * i + 2, :kept] = logp_2C[:, :kept]
+    del batch["sampler_logp_BC"]  # of the sampling temperature, where these are at 1
+
+    def column(values) -> np.ndarray:
+        out_N = np.zeros(size, np.float32)
+        out_N[: len(examples)] = values
+        return np.repeat(out_N, each)
+
+    batch["valid_B"] = column(1.0)
+    batch["weight_B"] = column([example.weight for example in examples])
+    if kind == "pairs":
+        pairs = [example for example in examples if isinstance(example, Pair)]
+        gaps = [pair.chosen_score - pair.rejected_score for pair in pairs]
+        batch["margin_B"] = column(gaps)
+        batch["target_B"] = column([1 / (1 + math.exp(-min(g, 80))) for g in gaps])
+    else:
+        labelled = [example for example in examples if isinstance(example, Labelled)]
+        labels = column([example.label for example in labelled])
+        batch |= {"label_B": labels, "target_B": labels}
+        batch["step_BC"] = np.full_like(batch["mask_BC"], np.nan)
+        for i, example in enumerate(labelled):
+            for end, label in example.steps:
+                batch["step_BC"][each * i, end - 1] = label
+    for name, logp_NRC in logps.items():
+        batch[name] = np.zeros_like(batch["mask_BC"])
+        kept = min(width, logp_NRC.shape[2])  # beyond the longest row all is masked
+        flat = logp_NRC[:, :, :kept].reshape(-1, kept)
+        batch[name][: len(flat), :kept] = flat
     return batch
 
 
 def group_batch(
     groups: Sequence[Group], layout: Layout, pad_id: int, size: int
 ) -> Batch:
-    """All rollouts of all groups, padded with invalid rows up to `size` rows."""
-    items: list[tuple[Prompt, Rollout] | None] = [
+    """All rollouts of all groups, padded with invalid rows up to `size` rows.
+
+    Beside what `rows` gives: `drawn_logp_BC`, `advantage_B`, `reward_B` (NaN where
+    unscored), `group_B` (the number of the group) and `truncated_B`.
+    """
+    items: list[Row | None] = [
         (group.prompt, rollout) for group in groups for rollout in group.rollouts
     ]
     width = layout.width([item[1] for item in items if item])
-    valid_B = np.zeros(size, np.float32)
-    valid_B[: len(items)] = 1
-    advantage_B = np.zeros(size, np.float32)
-    advantage_B[: len(items)] = [a for group in groups for a in group.advantages]
-    items += [None] * (size - len(items))
+    count = len(items)
+    items += [None] * (size - count)
     batch = rows(items, layout, pad_id, width)
-    return batch | {"valid_B": valid_B, "advantage_B": advantage_B}
+
+    def column(values, fill: float = 0.0, dtype: str = "float32") -> np.ndarray:
+        out_B = np.full(size, fill, dtype)
+        out_B[:count] = values
+        return out_B
+
+    scores = [score.value for group in groups for score in group.scores]
+    rollouts = [rollout for group in groups for rollout in group.rollouts]
+    numbers = [i for i, group in enumerate(groups) for _ in group.rollouts]
+    batch["drawn_logp_BC"] = np.zeros_like(batch["mask_BC"])
+    for b, rollout in enumerate(rollouts):
+        batch["drawn_logp_BC"][b, : len(rollout.drawn_logps)] = rollout.drawn_logps
+    rewards = [math.nan if value is None else value for value in scores]
+    return batch | {
+        "valid_B": column(1.0),
+        "advantage_B": column([a for group in groups for a in group.advantages]),
+        "reward_B": column(rewards or math.nan, math.nan),
+        "group_B": column(numbers, -1, "int32"),
+        "truncated_B": column([rollout.stop == "length" for rollout in rollouts]),
+    }
 
 
 def shuffled(count: int, epochs: int, size: int, rng) -> Iterator[np.ndarray]:

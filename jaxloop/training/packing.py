@@ -27,7 +27,8 @@ def pack(
     tokens_BT, positions_BT, segments_BT: int32; segments count from 1 in each row, 0 is
     padding (so `pad_id` may be any token). mask_BT: float32, 1 where the token is a
     target, which the hidden state one to its left scores; the first token of a segment
-    never is. weights_BT: float32, the demonstration's weight, 0 on padding.
+    never is. weights_BT: float32, the demonstration's weight times the token's, 0 on
+    padding. repeats_BT, where some demonstration has repeats: int32.
 
     A demonstration longer than T is a ValueError, or loses its end with
     `on_long="truncate"` (`count_long` says how many do).
@@ -50,6 +51,7 @@ def pack(
     segments_BT = np.zeros(shape, np.int32)
     mask_BT = np.zeros(shape, np.float32)
     weights_BT = np.zeros(shape, np.float32)
+    repeats_BT = np.zeros(shape, np.int32)
     order = sorted(range(len(lengths)), key=lambda i: (row_of[i], start_of[i]))
     for i in order:
         demonstration, length = demonstrations[i], lengths[i]
@@ -59,13 +61,18 @@ def pack(
         segments_BT[b, first:last] = segments_BT[b].max() + 1
         mask_BT[b, first + 1 : last] = demonstration.mask[1:length]
         weights_BT[b, first:last] = demonstration.weight
-    return {
+        if demonstration.token_weights:
+            weights_BT[b, first:last] *= demonstration.token_weights[:length]
+        if demonstration.repeats:
+            repeats_BT[b, first:last] = demonstration.repeats[:length]
+    packed = {
         "tokens_BT": tokens_BT,
         "positions_BT": positions_BT,
         "segments_BT": segments_BT,
         "mask_BT": mask_BT,
         "weights_BT": weights_BT,
     }
+    return packed | ({"repeats_BT": repeats_BT} if repeats_BT.any() else {})
 
 
 def take_rows(
@@ -73,8 +80,9 @@ def take_rows(
 ) -> Packed:
     """A batch of B = `size` rows, the missing ones padding that counts for nothing.
 
-    tokens_BT, positions_BT, segments_BT as in `pack`; mask_BC and weight_BC for tokens
-    1 to T - 1 (C = T - 1; token 0 is never a target), float32; valid_B: float32.
+    tokens_BT, positions_BT, segments_BT as in `pack`; mask_BC, weight_BC (float32) and
+    repeat_BC (int32, where there are repeats) for tokens 1 to T - 1 (C = T - 1; token 0
+    is never a target); valid_B: float32.
     """
     count = len(rows)
     assert count <= size, f"{count} rows do not fit into a batch of {size}"
@@ -86,6 +94,8 @@ def take_rows(
         batch[name] = out
     batch["mask_BC"] = batch.pop("mask_BT")[:, 1:]
     batch["weight_BC"] = batch.pop("weights_BT")[:, 1:]
+    if "repeats_BT" in batch:
+        batch["repeat_BC"] = batch.pop("repeats_BT")[:, 1:]
     batch["valid_B"] = (np.arange(size) < count).astype(np.float32)
     return batch
 

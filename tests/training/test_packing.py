@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -70,6 +72,26 @@ def test_each_goes_into_the_first_row_with_room_longest_first(lengths):
             for length in rows[later]:
                 taken = sum(n for n in rows[earlier] if n >= length)
                 assert taken + length > ROW
+
+
+def test_weights_and_repeats_follow_their_tokens():
+    plain, other = make([4, 6])
+    marked = replace(
+        other,
+        weight=2.0,
+        token_weights=(1.0, -0.5, 0.0, 1.0, 1.0, 1.0),
+        repeats=(0, 0, 0, 2, 2, 2),
+    )
+    assert "repeats_BT" not in pack([plain, other], ROW, PAD)
+    packed = pack([plain, marked], ROW, PAD)
+    wanted = [2, -1, 0, 2, 2, 2, 1, 1, 1, 1, 0, 0]
+    assert packed["weights_BT"][0].tolist() == wanted
+    assert packed["repeats_BT"][0].tolist() == [0, 0, 0, 2, 2, 2] + [0] * 6
+    batch = take_rows(packed, [0], 2, PAD)
+    assert batch["weight_BC"].shape == batch["repeat_BC"].shape == (2, ROW - 1)
+    assert batch["weight_BC"][0].tolist() == wanted[1:]
+    assert batch["repeat_BC"].dtype == np.int32
+    assert not batch["repeat_BC"][1].any()
 
 
 def test_the_order_is_longest_first_and_deterministic():

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from jaxloop.loop.workbench import new_params
-from jaxloop.losses.objectives import Pairwise, Policy, Supervised
+from jaxloop.losses.distillation import jensen_shannon
+from jaxloop.losses.objectives import Distill, Pairwise, Policy, Supervised
 from jaxloop.mesh import MeshShape, make_mesh
 from jaxloop.models.decoder import Decoder, ModelShape
 from jaxloop.training.batches import micro_batches
@@ -49,13 +50,27 @@ def random_batch(seed: int = 0) -> dict[str, np.ndarray]:
     }
 
 
+def taught_batch(seed: int = 0) -> dict[str, np.ndarray]:
+    """With the choices of a teacher who is not sure of much."""
+    rng = np.random.default_rng(seed)
+    size = (ROWS, COLUMNS, 4)
+    ids = rng.permuted(np.broadcast_to(np.arange(SHAPE.vocab), (*size[:2], 32)), axis=2)
+    logp = np.sort(-rng.random(size) - 2)[..., ::-1]
+    return random_batch(seed) | {
+        "teacher_ids_BCK": ids[..., :4].astype(np.int32),
+        "teacher_logp_BCK": logp.astype(np.float32),
+    }
+
+
 def one_step(objective, mesh, accumulation=1, optimizer=OPTIMIZER, batch=None, steps=1):
+    if batch is None:
+        batch = taught_batch() if "teacher" in objective.needs else random_batch()
     shardings = state_shardings(MODEL, optimizer, mesh)
     with jax.set_mesh(mesh):
         params = new_params(MODEL, mesh, 0, "float32")
         state = fresh_state(params, optimizer, shardings)
         step = make_train_step(MODEL, objective, optimizer, mesh, start=START)
-        batch = micro_batches(batch or random_batch(), accumulation)
+        batch = micro_batches(batch, accumulation)
         for _ in range(steps):
             state, metrics = step(state, batch, np.float32(1e-2))
         return jax.device_get(state), jax.device_get(metrics)
@@ -72,6 +87,7 @@ OBJECTIVES = {
     "grpo_kl": Policy(kl=0.1),
     "grpo_sequence": Policy(aggregation="sequence"),
     "grpo_constant": Policy(aggregation="constant", max_completion_length=COLUMNS),
+    "distill": Distill(jensen_shannon, nll=0.1),
 }
 
 
@@ -86,7 +102,7 @@ def test_accumulation_changes_nothing(name, mesh_of):
         np.testing.assert_allclose(metrics_of_parts[name], value, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["sft", "dpo_nll", "grpo_kl"])
+@pytest.mark.parametrize("name", ["sft", "dpo_nll", "grpo_kl", "distill"])
 def test_eight_devices_equal_one(name, mesh_of):
     objective = OBJECTIVES[name]
     alone, metrics = one_step(objective, mesh_of(), steps=2)
