@@ -13,6 +13,7 @@ from jaxloop.scoring.answers import (
 )
 from jaxloop.scoring.combine import Shuffled, Sum
 from jaxloop.scoring.functions import Function
+from jaxloop.scoring.likelihood import ImplicitReward, RewardHead
 from jaxloop.scoring.metrics import score_metrics, score_warnings
 from jaxloop.scoring.pool import PoolError
 from jaxloop.scoring.scorer import Scorer, check, close
@@ -27,6 +28,7 @@ __all__ = [
     "Format",
     "Function",
     "Hashes",
+    "ImplicitReward",
     "LastNumber",
     "Letter",
     "MajorityVote",
@@ -34,6 +36,7 @@ __all__ = [
     "Numeric",
     "PoolError",
     "Regex",
+    "RewardHead",
     "Scorer",
     "Shuffled",
     "Sum",

@@ -2,13 +2,13 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from jaxloop.records import Prompt, Rollout, Score, Scored, Status
 from jaxloop.scoring import scorer as scorers
-from jaxloop.scoring.scorer import Scorer
+from jaxloop.scoring.scorer import Models, Scorer
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,10 @@ class Sum:
     def close(self) -> None:
         for part in self.scorers:
             scorers.close(part)
+
+    def with_models(self, models: Models) -> "Sum":
+        parts = tuple(scorers.bind(part, models) for part in self.scorers)
+        return replace(self, scorers=parts)
 
     def __call__(
         self, prompts: Sequence[Prompt], rollouts: Sequence[tuple[Rollout, ...]]
@@ -96,6 +100,9 @@ class Shuffled:
 
     def close(self) -> None:
         scorers.close(self.scorer)
+
+    def with_models(self, models: Models) -> "Shuffled":
+        return replace(self, scorer=scorers.bind(self.scorer, models))
 
     def __call__(
         self, prompts: Sequence[Prompt], rollouts: Sequence[tuple[Rollout, ...]]

@@ -4,6 +4,8 @@ import difflib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+import numpy as np
+
 from jaxloop.records import Prompt, Rollout, Score, Scored
 
 
@@ -11,12 +13,37 @@ class Scorer(Protocol):
     """Prompts and the rollouts of each -> the same, scored, in the same order.
 
     A scorer may also have `check(prompts)`, which raises ValueError on the first row
-    that it could not score (called before anything is compiled), and `close()`.
+    that it could not score (called before anything is compiled), `close()`, and
+    `with_models(models)`, which gives the scorer that asks those models.
     """
 
     def __call__(
         self, prompts: Sequence[Prompt], rollouts: Sequence[tuple[Rollout, ...]]
     ) -> list[Scored]: ...
+
+
+class Models(Protocol):
+    """What a loop lets scorers ask of models. Items are (prompt, rollout)."""
+
+    def logps(
+        self, items: Sequence[tuple[Prompt, Rollout]], *, first: bool = False
+    ) -> np.ndarray:
+        """(N,): summed log-probability of each completion, under the policy or under
+        the `first` model, which the recipe started from."""
+        ...
+
+    def outputs(
+        self, items: Sequence[tuple[Prompt, Rollout]], *, path: str = ""
+    ) -> np.ndarray:
+        """(N, K): a scalar head's outputs after each completion, of the policy or of
+        the model in the directory `path`."""
+        ...
+
+
+def bind(scorer: Scorer, models: Models) -> Scorer:
+    """The scorer with the models that it asks for, where it does (`with_models`)."""
+    own = getattr(scorer, "with_models", None)
+    return scorer if own is None else own(models)
 
 
 def score_each(

@@ -1,0 +1,90 @@
+"""Scores that a model gives without writing anything: likelihoods and scalar heads."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from jaxloop.records import Prompt, Rollout, Score, Scored
+from jaxloop.scoring.scorer import Models
+
+Item = tuple[Prompt, Rollout]
+
+
+class OfModels:
+    """A scorer whose numbers come from models that a loop passes in (`bind`)."""
+
+    name: ClassVar[str]
+
+    def values(self, models: Models, items: Sequence[Item]) -> np.ndarray:
+        """(N,): a number for each completion."""
+        raise NotImplementedError
+
+    def with_models(self, models: Models) -> "Bound":
+        return Bound(self, models)
+
+    def __call__(
+        self, prompts: Sequence[Prompt], rollouts: Sequence[tuple[Rollout, ...]]
+    ) -> list[Scored]:
+        name = type(self).__name__
+        raise ValueError(f"{name} asks a model, and was given none by a loop")
+
+
+@dataclass(frozen=True)
+class Bound:
+    """Such a scorer with its models."""
+
+    scorer: OfModels
+    models: Models
+
+    def __call__(
+        self, prompts: Sequence[Prompt], rollouts: Sequence[tuple[Rollout, ...]]
+    ) -> list[Scored]:
+        items = [
+            (prompt, rollout)
+            for prompt, group in zip(prompts, rollouts, strict=True)
+            for rollout in group
+        ]
+        values = iter(self.scorer.values(self.models, items).tolist())
+        return [
+            Scored(prompt, group, tuple(self._score(next(values)) for _ in group))
+            for prompt, group in zip(prompts, rollouts, strict=True)
+        ]
+
+    def _score(self, value: float) -> Score:
+        if not np.isfinite(value):
+            return Score(None, "nan")
+        return Score(value, components={self.scorer.name: value})
+
+
+@dataclass(frozen=True)
+class ImplicitReward(OfModels):
+    """beta x log(policy / first model) of a completion: what DPO has taught the policy
+    to prefer, as a reward (Rafailov et al. 2023, arXiv 2305.18290, section 4; as a
+    reward for the next round: DICE, arXiv 2406.09760)."""
+
+    name: ClassVar[str] = "implicit_reward"
+    beta: float = 0.1
+    """The beta that the policy was trained with."""
+    normalise: bool = False
+    """Divide by the number of tokens."""
+
+    def values(self, models: Models, items: Sequence[Item]) -> np.ndarray:
+        gap_N = models.logps(items) - models.logps(items, first=True)
+        if self.normalise:
+            gap_N = gap_N / [max(len(rollout.token_ids), 1) for _, rollout in items]
+        return self.beta * gap_N
+
+
+@dataclass(frozen=True)
+class RewardHead(OfModels):
+    """What a reward model's scalar head says after the last token."""
+
+    name: ClassVar[str] = "reward_model"
+    path: str = ""
+    """A Hugging Face directory with a `score.weight` and the policy's tokenizer; empty
+    is the head of the policy itself."""
+
+    def values(self, models: Models, items: Sequence[Item]) -> np.ndarray:
+        return models.outputs(items, path=self.path)[:, 0]
