@@ -5,13 +5,14 @@ from typing import Any, Literal
 
 from jaxloop.loop.recipe import (
     Evaluation,
+    OfflineStage,
     Online,
     Recipe,
     Rounds,
     SupervisedStage,
     produces,
 )
-from jaxloop.losses.objectives import Pairwise, Policy, Supervised
+from jaxloop.losses.objective import Objective
 from jaxloop.mesh import MeshShape, divisibility_problems
 from jaxloop.models.decoder import ModelShape, Remat, cut_sizes
 from jaxloop.prompts.tokenizer import Tokenizer, character_tokenizer, load_tokenizer
@@ -27,6 +28,9 @@ class Model:
     """Branch, tag or commit of a hub id."""
     shape: ModelShape | None = None
     """Sizes of a new, random model; none where `path` says it."""
+    outputs: int = 0
+    """Outputs of a scalar head on the model: rewards, or PPO's values. 0: none, or as
+    many as the checkpoint has."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """What matrix products compute in."""
     param_dtype: Literal["float32", "bfloat16"] = "float32"
@@ -81,7 +85,10 @@ class Config:
     `missing(...)`, where it has one, says which settings are still to be given."""
     tokenizer: Any = field(default_factory=ModelTokenizer)
     sft: SupervisedStage | None = None
-    """A supervised stage in front; none goes straight to the recipe."""
+    """A supervised stage in front; none goes straight to what follows."""
+    offline: OfflineStage | None = None
+    """Training on the data's own pairs or labelled completions, in place of a recipe;
+    none for none."""
     recipe: Recipe | None = None
     """The self-improvement method; none stops after the supervised stage."""
     evaluation: Evaluation = field(default_factory=Evaluation)
@@ -109,6 +116,7 @@ class Config:
                 train=self.recipe is not None,
                 test=self.evaluation.scorer is not None,
                 demonstrations=self.sft is not None,
+                examples=self.offline.objective.trains_on if self.offline else None,
             )
         return found
 
@@ -137,8 +145,14 @@ class Config:
             ("max_skipped_in_row", self.max_skipped_in_row),
         ]
         schedule = self.recipe.schedule if self.recipe is not None else None
-        for name, stage in (("sft", self.sft), ("recipe.schedule", schedule)):
-            for part in ("batch_size", "accumulation", "row_tokens", "rounds"):
+        stages = (
+            ("sft", self.sft),
+            ("offline", self.offline),
+            ("recipe.schedule", schedule),
+        )
+        parts = ("batch_size", "accumulation", "row_tokens", "rounds", "updates")
+        for name, stage in stages:
+            for part in parts:
                 if hasattr(stage, part):
                     counts.append((f"{name}.{part}", getattr(stage, part)))
         if isinstance(schedule, Online):
@@ -156,8 +170,13 @@ class Config:
                 "model: give either model.path=DIR (a Hugging Face directory or hub "
                 "id) or a shape in the config file, not both and not neither"
             )
-        if self.sft is None and self.recipe is None:
-            found.append("nothing to do: the config has neither `sft` nor `recipe`")
+        if not (self.sft or self.offline or self.recipe or self.evaluation.scorer):
+            found.append(
+                "nothing to do: the config has neither `sft` nor `offline` nor "
+                "`recipe` nor an `evaluation.scorer`"
+            )
+        if self.offline is not None:
+            found += self._offline_problems(self.offline)
         for name, optimizer in self.optimizers():
             if self.model.param_dtype == "float32" and optimizer.master_weights:
                 found.append(
@@ -166,9 +185,36 @@ class Config:
                 )
         return found
 
+    def _offline_problems(self, stage: OfflineStage) -> list[str]:
+        found = self._head_problems("offline", stage.objective)
+        if self.recipe is not None:
+            found.append(
+                "the config has both `offline` and `recipe`: run one after the other, "
+                "the second from `jaxloop convert` of the first"
+            )
+        if stage.objective.trains_on not in ("pairs", "labelled"):
+            found.append(
+                "offline.objective must train on pairs or labelled completions"
+            )
+        if "previous" in stage.objective.needs:
+            found.append(
+                "offline.objective looks at two references, of which the stage has one"
+            )
+        return found
+
+    def _head_problems(self, name: str, objective: Objective) -> list[str]:
+        shape = self.model.shape
+        if "head" not in objective.needs or self.model.outputs or self.model.path:
+            return []
+        if shape is not None and shape.outputs:
+            return []
+        return [f"{name}.objective reads a scalar head: set model.outputs=1"]
+
     def optimizers(self):
         if self.sft is not None:
             yield "sft.optimizer", self.sft.optimizer
+        if self.offline is not None:
+            yield "offline.optimizer", self.offline.optimizer
         if self.recipe is not None:
             yield "recipe.optimizer", self.recipe.optimizer
 
@@ -176,33 +222,16 @@ class Config:
         recipe = self.recipe
         if recipe is None:
             return []
-        found = []
-        made = produces(recipe.selector)
-        match recipe.objective:
-            case Policy():
-                if recipe.selector is not None or recipe.advantage is None:
-                    found.append("a policy objective wants `advantage`, no `selector`")
-                if isinstance(recipe.schedule, Rounds):
-                    found.append("a policy objective wants the Online schedule")
-                if recipe.sampling.n < 2:
-                    found.append("recipe.sampling.n: a group needs at least 2 samples")
-                if recipe.sampling.temperature == 0:
-                    found.append(
-                        "recipe.sampling.temperature=0 makes all samples of a group "
-                        "equal"
-                    )
-            case Pairwise():
-                if recipe.selector is None or made != "pairs":
-                    found.append("a pairwise objective wants a selector of pairs")
-            case Supervised():
-                if recipe.selector is None or made != "demonstrations":
-                    found.append(
-                        "a supervised objective wants a selector of demonstrations"
-                    )
-                if isinstance(recipe.schedule, Online):
-                    found.append("a supervised objective wants the Rounds schedule")
-        if recipe.advantage is not None and not isinstance(recipe.objective, Policy):
-            found.append("`advantage` belongs to policy objectives only")
+        found = self._head_problems("recipe", recipe.objective)
+        found += _kind_problems(recipe)
+        needs = recipe.objective.needs
+        if ("teacher" in needs) != (recipe.teacher is not None):
+            found.append(
+                "recipe.teacher belongs to an objective that follows a teacher (such "
+                "as Distill), and such an objective wants one"
+            )
+        if "previous" in needs and not isinstance(recipe.schedule, Rounds):
+            found.append("an objective of two references wants the Rounds schedule")
         if self.model.shape is not None and self.sft is None:
             found.append(
                 "a new, random model has nothing to improve: add an `sft` stage"
@@ -232,6 +261,9 @@ class Config:
     def _batches(self):
         if self.sft is not None:
             yield "sft.batch_size", self.sft.batch_size, self.sft.accumulation
+        if self.offline is not None:
+            stage = self.offline
+            yield "offline.batch_size", stage.batch_size, stage.accumulation
         recipe = self.recipe
         if recipe is None:
             return
@@ -245,7 +277,7 @@ class Config:
         else:
             name = "recipe.schedule.prompts * recipe.sampling.n"
             rows = schedule.prompts * recipe.sampling.n
-            if isinstance(recipe.objective, Pairwise):
+            if recipe.objective.trains_on == "pairs":
                 pairs = getattr(recipe.selector, "pairs", 1)
                 name, rows = "recipe.schedule.prompts * pairs", schedule.prompts * pairs
             yield name, rows, schedule.accumulation
@@ -258,3 +290,40 @@ class Config:
                 f"kv_heads = {shape.kv_heads}"
             )
         return found
+
+
+def _kind_problems(recipe: Recipe) -> list[str]:
+    """What the objective trains on, against what the other parts make."""
+    kind, made = recipe.objective.trains_on, produces(recipe.selector)
+    online, found = isinstance(recipe.schedule, Online), []
+    if recipe.advantage is not None and kind != "groups":
+        found.append("`advantage` belongs to policy objectives only")
+    if kind == "groups":
+        advantage = "advantage" in recipe.objective.needs
+        if recipe.selector is not None or (advantage and recipe.advantage is None):
+            found.append("a policy objective wants `advantage`, no `selector`")
+        if not online:
+            found.append("a policy objective wants the Online schedule")
+        if advantage and recipe.sampling.n < 2:
+            found.append("recipe.sampling.n: a group needs at least 2 samples")
+        if recipe.sampling.temperature == 0:
+            found.append(
+                "recipe.sampling.temperature=0 makes all samples of a group equal"
+            )
+        if getattr(recipe.objective, "whole_groups", False) and online:
+            prompts, parts = recipe.schedule.prompts, recipe.schedule.accumulation
+            if prompts % parts:
+                found.append(
+                    f"recipe.schedule.accumulation = {parts} cuts through groups, "
+                    "which this objective wants whole: let it divide "
+                    f"recipe.schedule.prompts = {prompts}"
+                )
+    elif recipe.selector is None or made != kind:
+        names = {"pairs": "a pairwise", "demonstrations": "a supervised"}
+        found.append(
+            f"{names.get(kind, 'this')} objective wants a selector of {kind}, which "
+            f"{type(recipe.selector).__name__} is not"
+        )
+    if kind == "demonstrations" and online:
+        found.append("a supervised objective wants the Rounds schedule")
+    return found

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from jaxloop.loop.recipe import Online, Rounds
+from jaxloop.loop.recipe import Evaluation, Online, Rounds
 from jaxloop.losses.objectives import Pairwise, Policy
 from jaxloop.mesh import MeshShape
 from jaxloop.selection import AllCorrect, GroupAdvantage
@@ -48,7 +48,10 @@ CASES = {
         {"recipe": {"advantage": GroupAdvantage()}},
         "policy objectives only",
     ),
-    "nothing to do": ({"sft": None, "recipe": None}, "nothing to do"),
+    "nothing to do": (
+        {"sft": None, "recipe": None, "evaluation": Evaluation()},
+        "nothing to do",
+    ),
     "no batch": ({"recipe": {"schedule": Rounds(batch_size=0)}}, "at least 1"),
     "accumulation": (
         {"recipe": {"schedule": Rounds(batch_size=8, accumulation=3)}},

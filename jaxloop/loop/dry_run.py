@@ -63,7 +63,7 @@ def _recipe_rows(
     schedule = recipe.schedule
     if isinstance(schedule, Online) and schedule.sync_every != 1:
         rows.append(("stale sampler (sync_every)", params))
-    if isinstance(schedule, Online) and recipe.objective.needs_reference:
+    if isinstance(schedule, Online) and "reference" in recipe.objective.needs:
         rows.append(("reference", params))
     return rows
 

@@ -1,4 +1,4 @@
-"""Online: every step samples, scores, selects and updates once.
+"""Online: every step samples, scores and selects, then updates.
 
 Two kinds of staleness are set apart: `sync_every` steps lie between copies of the
 weights to the sampler, `sync_reference_every` between copies to the reference. With
@@ -11,26 +11,23 @@ import time
 from functools import partial
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
 from jaxloop.loop import store
+from jaxloop.loop.actors import Actors
 from jaxloop.loop.folder import write_records
+from jaxloop.loop.models import bound
+from jaxloop.loop.online_batches import StepBatches
 from jaxloop.loop.recipe import Online, Recipe
-from jaxloop.loop.reference import pair_logps, rollout_logps
-from jaxloop.loop.selecting import apply_filters, select
 from jaxloop.loop.stations import evaluate, sample, sampler_gap
 from jaxloop.loop.store import Position
 from jaxloop.loop.updates import Line, Stage, train
 from jaxloop.loop.workbench import Workbench, key, rng
+from jaxloop.losses.objective import memory_of
 from jaxloop.records import Prompt
 from jaxloop.scoring.metrics import score_metrics, score_warnings
-from jaxloop.selection.advantages import groups as as_groups
-from jaxloop.training.batches import Batch, group_batch, micro_batches, pair_batch
+from jaxloop.training.batches import Batch, micro_batches
 from jaxloop.training.optimizer import learning_rate
 from jaxloop.training.step import abstract_state, fresh_state
-
-copy_tree = jax.jit(partial(jax.tree.map, jnp.copy))
 
 
 def step_prompts(bench: Workbench, count: int, step: int) -> list[Prompt]:
@@ -45,60 +42,25 @@ def step_prompts(bench: Workbench, count: int, step: int) -> list[Prompt]:
     return [pool[i] for i in order[place * count : (place + 1) * count]]
 
 
-class Actors:
-    """The weights that sample and the weights that are the reference, where they are
-    not the trained ones, and the step at which each was copied."""
-
-    def __init__(self, schedule: Online, needs_reference: bool):
-        self.schedule = schedule
-        self.copies_sampler = schedule.sync_every != 1
-        self.copies_reference = needs_reference
-        self.trees: dict[str, dict] = {}
-        self.sampler_step = 0
-
-    def names(self) -> list[str]:
-        wanted = {"sampler": self.copies_sampler, "reference": self.copies_reference}
-        return [name for name, copied in wanted.items() if copied]
-
-    def begin(self, params: dict) -> None:
-        self.trees = {name: copy_tree(params) for name in self.names()}
-
-    def refresh(self, params: dict, step: int) -> None:
-        """What is due before step `step` (from 0) samples."""
-        every, every_reference = (
-            self.schedule.sync_every,
-            self.schedule.sync_reference_every,
-        )
-        if every == 1:
-            self.sampler_step = step
-        elif every and step and step % every == 0:
-            self.trees["sampler"], self.sampler_step = copy_tree(params), step
-        due = every_reference and step and step % every_reference == 0
-        if self.copies_reference and due:
-            self.trees["reference"] = copy_tree(params)
-
-    def sampler(self, params: dict) -> dict:
-        return self.trees["sampler"] if self.copies_sampler else params
-
-
 def run_online(
     bench: Workbench, recipe: Recipe, params: dict | None, position: Position
 ) -> tuple[dict, Position]:
     """The parameters after the last step. `params` is None when resuming inside."""
     schedule, optimizer = recipe.schedule, recipe.optimizer
     assert isinstance(schedule, Online)
-    needs_reference = recipe.objective.needs_reference
-    actors = Actors(schedule, needs_reference)
+    actors = Actors(schedule, recipe.objective)
+    memory = memory_of(recipe.objective)
     if params is None:
         dtype = bench.config.model.param_dtype
-        abstract = abstract_state(bench.model, optimizer, bench.mesh, dtype)
+        abstract = abstract_state(bench.model, optimizer, bench.mesh, dtype, memory)
         trees = {"state": abstract} | dict.fromkeys(actors.names(), abstract.params)
         loaded = store.load(bench, position, trees)
         state = loaded.pop("state")
         actors.trees, actors.sampler_step = loaded, position.sampler_step
     else:
         actors.begin(params)
-        state = fresh_state(params, optimizer, bench.shardings(optimizer))
+        shardings = bench.shardings(optimizer, memory)
+        state = fresh_state(params, optimizer, shardings, memory)
     temperature = 1.0
     if recipe.objective.temperature_from_sampling:
         temperature = recipe.sampling.temperature or 1.0
@@ -108,12 +70,13 @@ def run_online(
         start=bench.layout.start,
         temperature=temperature,
     )
-    stage = Stage(bench, "online", position, schedule.steps, extra=actors.trees)
-    bench.progress.phase(
-        "online", total=schedule.steps, unit="updates", done=position.done
+    total = schedule.steps * schedule.updates
+    stage = Stage(
+        bench, "online", position, total, extra=actors.trees, stride=schedule.updates
     )
-    make_batch = partial(online_batch, stage, recipe, actors, temperature)
-    state = train(stage, state, step_fn, make_batch)
+    bench.progress.phase("online", total=total, unit="updates", done=position.done)
+    batches = StepBatches(bench, recipe, actors, temperature)
+    state = train(stage, state, step_fn, partial(online_batch, stage, recipe, batches))
     position = dataclasses.replace(stage.position, round=1, done=0)
     metrics = evaluate(
         bench, state.params, name="round_001", step=position.step, phase="eval", round=1
@@ -123,15 +86,25 @@ def run_online(
 
 
 def online_batch(
-    stage: Stage,
-    recipe: Recipe,
-    actors: Actors,
-    temperature: float,
-    params: dict,
-    step: int,
+    stage: Stage, recipe: Recipe, batches: StepBatches, params: dict, done: int
 ) -> tuple[Batch, float, Line]:
+    """The batch of the next update: of fresh samples, or those of the update before."""
+    schedule = recipe.schedule
+    assert isinstance(schedule, Online)
+    step, again = divmod(done, schedule.updates)
+    line: Line = {}
+    if not again:
+        batches.held, line = _sampled_batch(stage, recipe, batches, params, step)
+    batch = batches.held
+    rate = learning_rate(recipe.optimizer, done, schedule.steps * schedule.updates)
+    return micro_batches(batch, schedule.accumulation), rate, line
+
+
+def _sampled_batch(
+    stage: Stage, recipe: Recipe, batches: StepBatches, params: dict, step: int
+) -> tuple[Batch, Line]:
     """Samples, scores and selects step `step` (from 0) under the weights `params`."""
-    bench, schedule = stage.bench, recipe.schedule
+    bench, schedule, actors = stage.bench, recipe.schedule, batches.actors
     assert isinstance(schedule, Online)
     actors.refresh(params, step)
     stage.position = dataclasses.replace(
@@ -151,7 +124,7 @@ def online_batch(
         show=False,
     )
     drawn = time.perf_counter()
-    scored = recipe.scorer(prompts, rollouts)
+    scored = bound(bench, recipe.scorer, params)(prompts, rollouts)
     ended = time.perf_counter()
     scores = score_metrics(scored)
     warn_once(bench, score_warnings(scores), step)
@@ -160,17 +133,13 @@ def online_batch(
         "timing_s/gen": drawn - began,
         "timing_s/score": ended - drawn,
     }
-    if recipe.advantage is not None:
-        batch, more = policy_batch(bench, recipe, actors, scored, temperature)
-    else:
-        batch, more = pairwise_batch(bench, recipe, actors, scored, step)
-    if recipe.advantage is None or actors.copies_sampler:
+    batch, more = batches.make(params, scored, step)
+    if recipe.objective.trains_on != "groups" or actors.copies_sampler:
         # The trainer's own pass is under other weights, or at another temperature.
         size = schedule.prompts * recipe.sampling.n
         more |= sampler_gap(bench, sampler, scored, size)
     write_records(bench.folder.online(step), scored)
-    rate = learning_rate(recipe.optimizer, step, schedule.steps)
-    return micro_batches(batch, schedule.accumulation), rate, line | more
+    return batch, line | more
 
 
 def warn_once(bench: Workbench, warnings: list[str], step: int) -> None:
@@ -180,44 +149,3 @@ def warn_once(bench: Workbench, warnings: list[str], step: int) -> None:
         if kind not in bench.warned:
             bench.warned.add(kind)
             bench.progress.line(f"step {step + 1}: {warning}")
-
-
-def policy_batch(bench, recipe: Recipe, actors: Actors, scored, temperature: float):
-    """All rollouts and their advantages; dropped prompts are rows that do not count."""
-    assert recipe.advantage is not None
-    kept, dropped = apply_filters(recipe.filters, scored)
-    size = recipe.schedule.prompts * recipe.sampling.n
-    groups = as_groups(kept, recipe.advantage)
-    batch = group_batch(groups, bench.layout, bench.tokenizer.pad_id, size)
-    if actors.copies_sampler:  # else the weights that sampled are those being trained
-        batch["old_logp_BC"] = batch.pop("sampler_logp_BC")
-    if actors.copies_reference:
-        items = [(g.prompt, rollout) for g in groups for rollout in g.rollouts]
-        logp_BC = rollout_logps(
-            bench, actors.trees["reference"], items, size, temperature=temperature
-        )
-        reference_BC = np.zeros_like(batch["mask_BC"])
-        reference_BC[: len(items)] = logp_BC[:, : reference_BC.shape[1]]
-        batch["reference_logp_BC"] = reference_BC
-    return batch, {f"dropped/{name}": float(n) for name, n in dropped.items()}
-
-
-def pairwise_batch(bench, recipe: Recipe, actors: Actors, scored, step: int):
-    """The step's pairs, with the reference's log-probabilities where it has one."""
-    selected = select(recipe, scored, rng(bench.config.seed, "selection", step))
-    size = recipe.schedule.prompts * getattr(recipe.selector, "pairs", 1)
-    if len(selected.pairs) > size:
-        raise ValueError(
-            f"{type(recipe.selector).__name__} made {len(selected.pairs)} pairs of "
-            f"{recipe.schedule.prompts} prompts: give it a field `pairs`, the most "
-            "that it makes of one prompt"
-        )
-    logp_P2C = None
-    if actors.copies_reference:
-        reference = actors.trees["reference"]
-        logp_P2C = pair_logps(bench, reference, selected.pairs, 2 * size)
-    batch = pair_batch(
-        selected.pairs, bench.layout, bench.tokenizer.pad_id, size, logp_P2C
-    )
-    dropped = {f"dropped/{name}": float(n) for name, n in selected.dropped.items()}
-    return batch, selected.metrics | dropped

@@ -10,7 +10,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from jaxloop.losses.objectives import Objective, Supervised
+from jaxloop.losses.objective import Objective
+from jaxloop.losses.pairwise import Pairwise
+from jaxloop.losses.supervised import Supervised
 from jaxloop.records import Prompt, Rollout, Scored
 from jaxloop.sampling.settings import Sampling
 from jaxloop.scoring.scorer import Scorer
@@ -50,7 +52,7 @@ class Rounds:
 
 @dataclass(frozen=True)
 class Online:
-    """One update for each batch of fresh samples. The two kinds of staleness are apart:
+    """Updates on batches of fresh samples. The two kinds of staleness are apart:
     when the sampler gets the trained weights, and when the reference does."""
 
     steps: int = 1000
@@ -62,6 +64,30 @@ class Online:
     """Steps between copies of the weights to the sampler; 1 is on-policy, 0 never."""
     sync_reference_every: int = 0
     """Steps between copies of the weights to the reference; 0 never."""
+    updates: int = 1
+    """Updates on each step's samples; from the second on ratios leave 1."""
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """Whose distribution a `Distill` objective follows, token by token, on the
+    student's own samples (online)."""
+
+    paths: tuple[str, ...] = ("",)
+    """Hugging Face directories that share the student's tokenizer; an empty one is the
+    model that the recipe starts from. Of several, the mean of their distributions."""
+    context: str = ""
+    """Text that only the teacher reads before each prompt, with fields of the data's
+    row in braces, for example `Answer: {answer}` (prompt distillation)."""
+    k: int = 64
+    """How many of its likeliest tokens the teacher tells; the vocabulary's size makes
+    the objective exact."""
+
+    def __post_init__(self):
+        if self.k < 1 or not self.paths:
+            raise ValueError(
+                f"Teacher: k = {self.k} and the number of paths must be at least 1"
+            )
 
 
 @dataclass(frozen=True)
@@ -73,17 +99,20 @@ class Recipe:
     objective: Objective
     schedule: Rounds | Online
     selector: Any = None
-    """Scored rollouts to pairs or demonstrations; none for group objectives."""
+    """Scored rollouts to pairs, labelled completions or demonstrations; none for group
+    objectives."""
     filters: tuple[Filter, ...] = ()
     """What drops whole prompts before anything is selected."""
     weighting: Any = None
     """Sets the pairs' weights; none leaves them at 1."""
     advantage: Advantage | None = None
     """Rewards of a group to advantages, for policy objectives."""
+    teacher: Teacher | None = None
+    """Whom a `Distill` objective follows."""
     optimizer: Optimizer = field(default_factory=Optimizer)
 
 
-def produces(selector) -> Literal["pairs", "demonstrations"]:
+def produces(selector) -> Literal["pairs", "labelled", "demonstrations"]:
     """What a selector makes; one of the user's own makes pairs unless it says more."""
     return getattr(selector, "produces", "pairs")
 
@@ -104,6 +133,23 @@ class SupervisedStage:
     optimizer: Optimizer = field(
         default_factory=lambda: Optimizer(learning_rate=1e-5, schedule="cosine")
     )
+
+
+@dataclass(frozen=True)
+class OfflineStage:
+    """Training on the data's own pairs or labelled completions: DPO, KTO, reward models
+    as they are mostly known. The reference is the model that the stage starts from."""
+
+    objective: Objective = field(default_factory=Pairwise)
+    epochs: int = 1
+    batch_size: int = 64
+    """Pairs or completions an update."""
+    accumulation: int = 1
+    max_completion_tokens: int = 512
+    """Longest completion."""
+    on_long: Literal["error", "filter"] = "error"
+    """What happens to examples with longer completions."""
+    optimizer: Optimizer = field(default_factory=Optimizer)
 
 
 Measure = Callable[[Prompt, Rollout], float]

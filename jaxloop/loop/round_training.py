@@ -1,25 +1,33 @@
-"""The training of one round: passes over its pairs or its packed demonstrations."""
+"""Training on what is known beforehand: passes over examples or demonstrations."""
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from jaxloop.loop.recipe import Recipe, Rounds, produces
+from jaxloop.loop.recipe import OfflineStage, Recipe, Rounds, produces
+from jaxloop.loop.reference import example_logps
 from jaxloop.loop.selecting import Selected
 from jaxloop.loop.store import Position
 from jaxloop.loop.supervised import packed_batches
 from jaxloop.loop.updates import Line, Stage, in_order, train
 from jaxloop.loop.workbench import Workbench, rng
+from jaxloop.losses.objective import Objective
 from jaxloop.training.batches import (
     Batch,
+    Example,
+    Layout,
     count_batches,
+    example_batch,
+    example_rows,
     micro_batches,
-    pair_batch,
     shuffled,
 )
-from jaxloop.training.optimizer import learning_rate
+from jaxloop.training.optimizer import Optimizer, learning_rate
+
+Logps = Mapping[str, np.ndarray]
+Batches = Iterator[tuple[Batch, float, Line]]
 
 
 def train_round(
@@ -29,10 +37,10 @@ def train_round(
     state,
     position: Position,
     selected: Selected,
-    logp_P2C: np.ndarray | None,
+    logps: Logps,
 ):
     """The state after the round's updates, and the position behind them."""
-    total, batches = round_batches(bench, recipe, position, selected, logp_P2C)
+    total, batches = round_batches(bench, recipe, position, selected, logps)
     stage = Stage(bench, "train", position, total)
     bench.progress.phase("training", total=total, unit="updates", done=position.done)
     state = train(stage, state, step_fn, in_order(batches))
@@ -46,17 +54,16 @@ def round_batches(
     recipe: Recipe,
     position: Position,
     selected: Selected,
-    logp_P2C: np.ndarray | None,
-) -> tuple[int, Iterator[tuple[Batch, float, Line]]]:
+    logps: Logps,
+) -> tuple[int, Batches]:
     """How many updates the round has, and the batches of those still to come."""
     schedule, pad_id = recipe.schedule, bench.tokenizer.pad_id
     assert isinstance(schedule, Rounds)
     order = rng(bench.config.seed, "order", 1, position.round)
-    if produces(recipe.selector) == "pairs":
-        total = count_batches(len(selected.pairs), schedule.epochs, schedule.batch_size)
-        return total, _pair_batches(
-            bench, recipe, selected.pairs, logp_P2C, order, total, position.done
-        )
+    if produces(recipe.selector) != "demonstrations":
+        passes = Passes(bench, recipe.objective, schedule, recipe.optimizer)
+        examples, layout = selected.examples, bench.layout
+        return passes.batches(examples, layout, logps, order, position.done)
     demonstrations = selected.demonstrations
     if schedule.rehearse:
         demonstrations = demonstrations + list(bench.data.demonstrations)
@@ -72,19 +79,68 @@ def round_batches(
     )
 
 
-def _pair_batches(bench, recipe: Recipe, pairs, logp_P2C, order, total, first):
-    schedule = recipe.schedule
-    assert isinstance(schedule, Rounds)
-    indices = shuffled(len(pairs), schedule.epochs, schedule.batch_size, order)
-    for step, picked in enumerate(itertools.islice(indices, total)):
-        if step < first:
-            continue
-        batch = pair_batch(
-            [pairs[i] for i in picked],
-            bench.layout,
-            bench.tokenizer.pad_id,
-            schedule.batch_size,
-            None if logp_P2C is None else logp_P2C[picked],
-        )
-        rate = learning_rate(recipe.optimizer, step, total)
-        yield micro_batches(batch, schedule.accumulation), rate, {}
+def rows_each(objective: Objective) -> int:
+    """How many rows an example has under the objective."""
+    paired = objective.trains_on == "pairs" or "mismatch" in objective.needs
+    return 2 if paired else 1
+
+
+def rows_under(objective: Objective, examples: Sequence[Example]):
+    """`example_rows` as the objective wants them."""
+    return example_rows(examples, mismatched="mismatch" in objective.needs)
+
+
+def known_logps(
+    bench: Workbench,
+    objective: Objective,
+    params: dict,
+    examples: Sequence[Example],
+    size: int,
+    layout: Layout,
+) -> np.ndarray:
+    """(examples, R, C) float32: log-probabilities of all rows, by `size` examples."""
+    groups = rows_under(objective, examples)
+    return example_logps(bench, params, groups, rows_each(objective) * size, layout)
+
+
+@dataclasses.dataclass(frozen=True)
+class Passes:
+    """Passes over examples, a new order each, under one objective."""
+
+    bench: Workbench
+    objective: Objective
+    schedule: Rounds | OfflineStage
+    optimizer: Optimizer
+
+    def batches(
+        self,
+        examples: Sequence[Example],
+        layout: Layout,
+        logps: Logps,
+        order: np.random.Generator,
+        first: int,
+    ) -> tuple[int, Batches]:
+        """How many updates there are, and the batches from update `first` on."""
+        size, epochs = self.schedule.batch_size, self.schedule.epochs
+        total = count_batches(len(examples), epochs, size)
+        groups = rows_under(self.objective, examples)
+        indices = shuffled(len(examples), epochs, size, order)
+
+        def made() -> Batches:
+            for step, picked in enumerate(itertools.islice(indices, total)):
+                if step < first:
+                    continue
+                batch = example_batch(
+                    [examples[i] for i in picked],
+                    [groups[i] for i in picked],
+                    layout,
+                    self.bench.tokenizer.pad_id,
+                    size,
+                    {name: logp_NRC[picked] for name, logp_NRC in logps.items()},
+                    kind=self.objective.trains_on,
+                    each=rows_each(self.objective),
+                )
+                rate = learning_rate(self.optimizer, step, total)
+                yield micro_batches(batch, self.schedule.accumulation), rate, {}
+
+        return total, made()

@@ -24,13 +24,14 @@ from jaxloop.loop.folder import (
     write_records,
     write_text,
 )
+from jaxloop.loop.models import bound
 from jaxloop.loop.recipe import Recipe, Rounds, produces
-from jaxloop.loop.reference import pair_logps
-from jaxloop.loop.round_training import train_round
+from jaxloop.loop.round_training import known_logps, train_round
 from jaxloop.loop.selecting import Selected, select
 from jaxloop.loop.stations import evaluate, sample, sampler_gap
 from jaxloop.loop.store import Position
 from jaxloop.loop.workbench import Workbench, key, rng
+from jaxloop.losses.objective import memory_of
 from jaxloop.records import Prompt, Scored
 from jaxloop.scoring.metrics import score_metrics, score_warnings
 from jaxloop.training.step import abstract_state, fresh_state
@@ -42,8 +43,8 @@ def run_rounds(
     """The parameters after the last round. `params` is None on resuming inside one."""
     schedule = recipe.schedule
     assert isinstance(schedule, Rounds)
-    paired = produces(recipe.selector) == "pairs"
-    start = bench.layout.start if paired else 1
+    packed = produces(recipe.selector) == "demonstrations"
+    start = 1 if packed else bench.layout.start
     step_fn = bench.train_step(recipe.objective, recipe.optimizer, start=start)
     for index in range(position.round, schedule.rounds):
         bench.progress.round(index + 1, schedule.rounds)
@@ -63,19 +64,16 @@ def one_round(
     index = position.round
     scored, seconds = sampled_and_scored(bench, recipe, params, position)
     selected = select(recipe, scored, rng(bench.config.seed, "selection", index))
-    size = 2 * schedule_of(recipe).batch_size
     if params is not None:
-        _write_selection(bench, index, selected)
-        gap = sampler_gap(bench, params, scored, size)
+        _write_selection(bench, recipe, index, selected)
+        gap = sampler_gap(bench, params, scored, 2 * schedule_of(recipe).batch_size)
         scores = score_metrics(scored)
         for warning in score_warnings(scores):
             bench.progress.line(f"round {index + 1}: {warning}")
         line = scores | selected.metrics | gap | seconds
         bench.metrics.write(position.step, line, phase="round", round=index)
     bench.engine.release()
-    logps = None
-    if recipe.objective.needs_reference and selected.pairs:
-        logps = _reference(bench, recipe, params, index, selected, size)
+    logps = _known_logps(bench, recipe, params, index, selected)
     state = _starting_state(bench, recipe, params, position)
     del params
     state, position = train_round(
@@ -123,7 +121,8 @@ def sampled_and_scored(
     sampled = _sample_all(bench, recipe, params, prompts, position, growing)
     drawn = time.perf_counter()
     bench.progress.phase("scoring", total=len(prompts), unit="prompts")
-    scored = recipe.scorer(prompts, [s.rollouts for s in sampled])
+    scorer = bound(bench, recipe.scorer, params)
+    scored = scorer(prompts, [s.rollouts for s in sampled])
     write_records(finished, scored)
     growing.unlink(missing_ok=True)
     ended = time.perf_counter()
@@ -158,42 +157,58 @@ def _sample_all(bench, recipe, params, prompts, position, growing) -> list[Score
     return sampled
 
 
-def _write_selection(bench: Workbench, index: int, selected: Selected) -> None:
+def _write_selection(
+    bench: Workbench, recipe: Recipe, index: int, selected: Selected
+) -> None:
     folder = bench.folder.round(index)
-    write_records(folder / "pairs.jsonl", selected.pairs)
-    if selected.demonstrations:
+    if produces(recipe.selector) != "demonstrations":
+        name = produces(recipe.selector)
+        write_records(folder / f"{name}.jsonl", selected.examples)
+    else:
         write_records(folder / "demonstrations.jsonl", selected.demonstrations)
     write_text(folder / "dropped.json", json.dumps(selected.dropped, indent=2) + "\n")
-    if not selected.pairs and not selected.demonstrations:
+    if not selected.examples and not selected.demonstrations:
         bench.progress.line(
             f"round {index + 1}: nothing was selected ({selected.dropped}), so it "
             "has no updates"
         )
 
 
-def _reference(bench, recipe, params, index: int, selected: Selected, size: int):
-    """The reference's log-probabilities of the round's pairs, computed once a round."""
+def _known_logps(
+    bench, recipe, params, index: int, selected: Selected
+) -> dict[str, np.ndarray]:
+    """Log-probabilities of the round's examples under weights that do not change in it,
+    computed once: the reference's, and the round's first weights' where the objective
+    looks at both (`needs`)."""
+    wanted = recipe.objective.needs & {"reference", "previous"}
+    if not wanted or not selected.examples:
+        return {}
     path = bench.folder.round(index) / "reference.npz"
     if path.exists():
-        return np.load(path)["logp_P2C"]
-    if schedule_of(recipe).reference == "seed":
-        params = store.load_seed(bench)
-    logp_P2C = pair_logps(bench, params, selected.pairs, size)
+        return dict(np.load(path))
+    logps, size = {}, schedule_of(recipe).batch_size
+    for name in sorted(wanted):
+        seed = name == "reference" and schedule_of(recipe).reference == "seed"
+        weights = store.load_seed(bench) if seed else params
+        logps[f"{name}_logp_BC"] = known_logps(
+            bench, recipe.objective, weights, selected.examples, size, bench.layout
+        )
     buffer = io.BytesIO()
-    np.savez(buffer, logp_P2C=logp_P2C)
+    np.savez(buffer, **logps)
     write_bytes(path, buffer.getvalue())
-    return logp_P2C
+    return logps
 
 
 def _starting_state(bench, recipe: Recipe, params: dict | None, position: Position):
     """What the round trains: a fresh optimiser around its weights, or the saved one."""
-    optimizer = recipe.optimizer
+    optimizer, memory = recipe.optimizer, memory_of(recipe.objective)
     if params is None:
         dtype = bench.config.model.param_dtype
-        abstract = abstract_state(bench.model, optimizer, bench.mesh, dtype)
+        abstract = abstract_state(bench.model, optimizer, bench.mesh, dtype, memory)
         return store.load(bench, position, {"state": abstract})["state"]
     if schedule_of(recipe).start == "seed" and position.round > 0:
         for leaf in jax.tree.leaves(params):  # callers still hold them, and need not
             leaf.delete()
         params = store.load_seed(bench)
-    return fresh_state(params, optimizer, bench.shardings(optimizer))
+    shardings = bench.shardings(optimizer, memory)
+    return fresh_state(params, optimizer, shardings, memory)

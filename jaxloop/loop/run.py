@@ -1,5 +1,6 @@
 """`run(config)`: the whole line, from wherever the folder says that it stands."""
 
+import dataclasses
 import json
 import time
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from jaxloop.loop import store
 from jaxloop.loop.dry_run import dry_run
 from jaxloop.loop.folder import RunFolder, write_text
 from jaxloop.loop.interrupt import Interrupt, Preempted
+from jaxloop.loop.offline import run_offline
 from jaxloop.loop.online import run_online
 from jaxloop.loop.recipe import Online
 from jaxloop.loop.rounds import run_rounds
@@ -79,6 +81,8 @@ def evaluate(config: Config) -> dict[str, float]:
     """The config's evaluation on its starting model; writes to its folder + `-eval`."""
     if config.evaluation.scorer is None:
         raise ConfigError("the config has no evaluation.scorer: nothing to measure")
+    # What would be trained on need not be there.
+    config = dataclasses.replace(config, sft=None, offline=None, recipe=None)
     folder = RunFolder(Path(config.folder + "-eval"))
     materials = prepare(config)
     folder.path.mkdir(parents=True, exist_ok=True)
@@ -94,11 +98,11 @@ def evaluate(config: Config) -> dict[str, float]:
 
 
 def run_stages(bench: Workbench) -> None:
-    """What is left of: supervised stage, evaluation, rounds or online."""
+    """What is left of: supervised stage, evaluation, offline stage or recipe."""
     config = bench.config
     found = store.find(bench)
-    stage = "recipe" if config.sft is None else "sft"
-    position = found or Position(stage=stage)
+    second = "offline" if config.offline is not None else "recipe"
+    position = found or Position(stage=second if config.sft is None else "sft")
     if found is not None:
         bench.progress.line(
             f"continuing at {position.stage}, round {position.round + 1}, "
@@ -108,13 +112,16 @@ def run_stages(bench: Workbench) -> None:
     if position.stage == "sft":
         assert config.sft is not None
         params, position = run_supervised(bench, config.sft, position)
-        if config.recipe is not None:
+        position = dataclasses.replace(position, stage=second)
+        if config.offline is not None or config.recipe is not None:
             store.save_seed(bench, params)
         params, position = _first_look(bench, params, position)
     elif found is None:
         params, position = _first_look(bench, bench.initial_params(), position)
     elif position.done == 0:
         params = store.load_params(bench, position)
+    if config.offline is not None and not position.round:
+        run_offline(bench, config.offline, params, position)
     if config.recipe is not None:
         _improve(bench, config.recipe, params, position)
 

@@ -6,15 +6,19 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from jaxloop.loop.recipe import Recipe, produces
-from jaxloop.records import Demonstration, Pair, Prompt, Rollout, Scored
+from jaxloop.records import Demonstration, Prompt, Rollout, Scored
 from jaxloop.selection.filters import drop_identical, pair_metrics
+from jaxloop.training.batches import Example
 
 
 @dataclass(frozen=True)
 class Selected:
-    """A round's training data; `dropped` counts what was left out, by reason."""
+    """A round's training data; `dropped` counts what was left out, by reason.
 
-    pairs: list[Pair] = field(default_factory=list)
+    `examples` are pairs, or labelled completions.
+    """
+
+    examples: Sequence[Example] = ()
     demonstrations: list[Demonstration] = field(default_factory=list)
     dropped: dict[str, int] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
@@ -33,15 +37,26 @@ def apply_filters(filters, scored: Sequence[Scored]) -> tuple[list[Scored], dict
 def select(
     recipe: Recipe, scored: Sequence[Scored], rng: np.random.Generator
 ) -> Selected:
-    """Pairs or demonstrations of a round, in the order of the prompts."""
+    """What a round trains on, in the order of the prompts."""
     kept, dropped = apply_filters(recipe.filters, scored)
-    if produces(recipe.selector) == "demonstrations":
+    made = produces(recipe.selector)
+    if made == "labelled":
+        labelled = recipe.selector(kept, rng)
+        dropped["no label"] = len(kept) - len({e.prompt.id for e in labelled})
+        good = sum(example.label > 0 for example in labelled)
+        share = good / len(labelled) if labelled else 0.0
+        metrics = {
+            "labelled/kept": float(len(labelled)),
+            "labelled/desirable_frac": share,
+        }
+        return Selected(labelled, [], dropped, metrics)
+    if made == "demonstrations":
         chosen = recipe.selector(kept, rng)
         without = len(kept) - len({prompt.id for prompt, _ in chosen})
         dropped["nothing to imitate"] = without
         demonstrations = [imitate(prompt, rollout) for prompt, rollout in chosen]
         metrics = {"demonstrations/kept": float(len(demonstrations))}
-        return Selected([], demonstrations, dropped, metrics)
+        return Selected((), demonstrations, dropped, metrics)
     pairs, identical = drop_identical(recipe.selector(kept, rng))
     dropped["chosen equal to rejected"] = identical
     dropped["no pair"] = len(kept) - len({pair.prompt.id for pair in pairs})

@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxloop.evaluation.accuracy import evaluation_metrics
 from jaxloop.loop.folder import write_records
+from jaxloop.loop.models import bound
 from jaxloop.loop.workbench import Workbench, key
 from jaxloop.records import Prompt, Rollout, Scored
 from jaxloop.training.batches import rows
@@ -64,7 +65,7 @@ def evaluate(
     rollouts = sample(
         bench, params, prompts, evaluation.sampling, evaluation_key, version=step
     )
-    scored = evaluation.scorer(prompts, rollouts)
+    scored = bound(bench, evaluation.scorer, params)(prompts, rollouts)
     metrics = evaluation_metrics(scored, evaluation.measures)
     write_records(bench.folder.evaluation(name), scored)
     timing = {"timing_s/eval": time.perf_counter() - began}
@@ -88,7 +89,7 @@ def sampler_gap(bench: Workbench, params: dict, scored: Sequence[Scored], size: 
     temperature = bench.config.recipe.sampling.temperature or 1.0
     sampler_logp_BC = batch.pop("sampler_logp_BC")
     with jax.set_mesh(bench.mesh):
-        score = bench.token_scorer(temperature=temperature)
+        score = bench.token_scorer(bench.layout, temperature=temperature)
         logp_BC = np.asarray(score(params, batch))
     apart = np.abs(logp_BC - sampler_logp_BC)[batch["mask_BC"] > 0]
     name = "sampling/sampling_logp_difference"

@@ -20,7 +20,7 @@ class Position:
     weights; `look_due`: an evaluation was interrupted.
     """
 
-    stage: Literal["sft", "recipe"]
+    stage: Literal["sft", "offline", "recipe"]
     round: int = 0
     done: int = 0
     step: int = 0

@@ -11,6 +11,7 @@ from jaxloop.loop.recipe import Rounds, SupervisedStage
 from jaxloop.loop.store import Position
 from jaxloop.loop.updates import Line, Stage, in_order, train
 from jaxloop.loop.workbench import Workbench, rng
+from jaxloop.losses.objective import memory_of
 from jaxloop.records import Demonstration
 from jaxloop.training.batches import Batch, count_batches, micro_batches, shuffled
 from jaxloop.training.optimizer import Optimizer, learning_rate
@@ -51,14 +52,16 @@ def run_supervised(
 ) -> tuple[dict, Position]:
     """The parameters after the stage, and the position behind it."""
     config, pad_id = bench.config, bench.tokenizer.pad_id
+    memory = memory_of(stage.objective)
     if position.done:
+        dtype = config.model.param_dtype
         abstract = abstract_state(
-            bench.model, stage.optimizer, bench.mesh, config.model.param_dtype
+            bench.model, stage.optimizer, bench.mesh, dtype, memory
         )
         state = store.load(bench, position, {"state": abstract})["state"]
     else:
-        shardings = bench.shardings(stage.optimizer)
-        state = fresh_state(bench.initial_params(), stage.optimizer, shardings)
+        shardings = bench.shardings(stage.optimizer, memory)
+        state = fresh_state(bench.initial_params(), stage.optimizer, shardings, memory)
     demonstrations = bench.data.demonstrations
     total, batches = packed_batches(
         demonstrations,
@@ -75,5 +78,5 @@ def run_supervised(
         "supervised training", total=total, unit="updates", done=position.done
     )
     state = train(run, state, step_fn, in_order(batches))
-    position = dataclasses.replace(run.position, stage="recipe", done=0, step=total)
+    position = dataclasses.replace(run.position, done=0, step=total)
     return state.params, position

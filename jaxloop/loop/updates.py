@@ -27,7 +27,8 @@ Line = dict[str, float]
 class Stage:
     """A stretch of updates: `position` moves through `total` of them.
 
-    `extra` are trees that belong into its checkpoints beside the train state.
+    `extra` are trees that belong into its checkpoints beside the train state. Every
+    `stride` updates all that it holds can be found again: only there it stops or saves.
     """
 
     bench: Workbench
@@ -35,10 +36,16 @@ class Stage:
     position: Position
     total: int
     extra: dict[str, Any] = dataclasses.field(default_factory=dict)
+    stride: int = 1
 
     @property
     def round(self) -> int | None:
         return None if self.phase == "sft" else self.position.round
+
+    def due(self, every: int) -> bool:
+        """Whether a multiple of `every` updates was passed since the last stop."""
+        done = self.position.done
+        return every > 0 and done // every > (done - self.stride) // every
 
     def advance(self) -> None:
         at = self.position
@@ -146,8 +153,10 @@ def look_and_save(stage: Stage, ledger: Ledger, state) -> None:
     """What is due after an update; a safe point. Raises Preempted once all is saved."""
     bench, config = stage.bench, stage.bench.config
     done = stage.position.done
+    if done % stage.stride:
+        return
     more = done < stage.total
-    if more and config.evaluation.every and done % config.evaluation.every == 0:
+    if more and stage.due(config.evaluation.every):
         ledger.flush()
         stage.position = dataclasses.replace(stage.position, look_due=True)
         try:
@@ -156,7 +165,7 @@ def look_and_save(stage: Stage, ledger: Ledger, state) -> None:
             stage.save(state, block=True)
             raise
     asked = bench.interrupt.asked
-    if asked or (more and done % config.checkpoint.every == 0):
+    if asked or (more and stage.due(config.checkpoint.every)):
         ledger.flush()
         stage.save(state, block=asked)
     if asked:

@@ -1,9 +1,11 @@
 """What a run works with, built once: mesh, model, data, engine, files."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -14,7 +16,7 @@ from jaxloop.config import ConfigError
 from jaxloop.experiment import Config
 from jaxloop.loop.folder import RunFolder
 from jaxloop.loop.interrupt import Interrupt
-from jaxloop.loop.recipe import Rounds, produces
+from jaxloop.loop.recipe import OfflineStage, Rounds, produces
 from jaxloop.mesh import make_mesh, shardings_of
 from jaxloop.metrics import MetricsWriter
 from jaxloop.models.decoder import Decoder, ModelShape, init_boxed
@@ -25,7 +27,7 @@ from jaxloop.prompts.tokenizer import Tokenizer
 from jaxloop.records import Prompt
 from jaxloop.sampling.engine import Engine
 from jaxloop.scoring.scorer import check, close
-from jaxloop.training.batches import Layout, bucket
+from jaxloop.training.batches import Layout, bucket, example_rows
 from jaxloop.training.step import make_scorer, make_train_step, state_shardings
 
 # What a random stream is for: no two stations ever draw from the same one.
@@ -59,6 +61,8 @@ def locate(config: Config) -> tuple[Path | None, ModelShape]:
         shape = read_shape(path)
     else:
         shape = config.model.shape
+    if shape is not None and config.model.outputs:
+        shape = dataclasses.replace(shape, outputs=config.model.outputs)
     problems = config.problems(shape, len(jax.devices()))
     if problems:
         raise ConfigError(problems)
@@ -83,7 +87,9 @@ class Workbench:
     checkpoints: Checkpointer
     interrupt: Interrupt
     warned: set[str] = field(default_factory=set)
-    _scorers: dict[float, Callable] = field(default_factory=dict)
+    kept: dict[str, Any] = field(default_factory=dict)
+    """Models beside the policy, and what was compiled for them (`loop/models.py`)."""
+    _scorers: dict[tuple[int, float], Callable] = field(default_factory=dict)
 
     @property
     def vocab(self) -> int | None:
@@ -103,7 +109,13 @@ class Workbench:
         """The weights that the run starts from: read, or drawn from the seed."""
         dtype = self.config.model.param_dtype
         if self.model_path is not None:
-            return load_params(self.model_path, self.model.shape, self.mesh, dtype)
+            return load_params(
+                self.model_path,
+                self.model.shape,
+                self.mesh,
+                dtype,
+                say=self.progress.line,
+            )
         return new_params(self.model, self.mesh, self.config.seed, dtype)
 
     def train_step(self, objective, optimizer, *, start: int, temperature=1.0):
@@ -117,20 +129,21 @@ class Workbench:
             vocab=self.vocab,
         )
 
-    def token_scorer(self, *, temperature: float = 1.0):
-        """Compiled `(params, batch) -> logp_BC` for rows in the run's layout."""
-        if temperature not in self._scorers:
-            self._scorers[temperature] = make_scorer(
+    def token_scorer(self, layout: Layout, *, temperature: float = 1.0):
+        """Compiled `(params, batch) -> logp_BC` for rows in that layout."""
+        name = (layout.start, temperature)
+        if name not in self._scorers:
+            self._scorers[name] = make_scorer(
                 self.model,
                 self.mesh,
-                start=self.layout.start,
+                start=layout.start,
                 temperature=temperature,
                 vocab=self.vocab,
             )
-        return self._scorers[temperature]
+        return self._scorers[name]
 
-    def shardings(self, optimizer):
-        return state_shardings(self.model, optimizer, self.mesh)
+    def shardings(self, optimizer, memory=None):
+        return state_shardings(self.model, optimizer, self.mesh, memory)
 
     def close(self) -> None:
         """Ends what runs beside: display, writers, pools of scorers."""
@@ -250,6 +263,8 @@ def _stage_problems(config: Config, data: Dataset) -> list[str]:
         if not data.demonstrations:
             problems.append("the config has an `sft` stage, the data no demonstrations")
         problems += _row_problems("sft.row_tokens", config.sft.row_tokens, shown)
+    if config.offline is not None:
+        problems += _offline_problems(config.offline, data)
     if config.recipe is None:
         return problems
     recipe, schedule = config.recipe, config.recipe.schedule
@@ -273,6 +288,26 @@ def _stage_problems(config: Config, data: Dataset) -> list[str]:
             name = "recipe.schedule.row_tokens"
             problems += _row_problems(name, schedule.row_tokens, longest)
     return problems
+
+
+def _offline_problems(stage: OfflineStage, data: Dataset) -> list[str]:
+    kind, most = stage.objective.trains_on, stage.max_completion_tokens
+    examples = {"pairs": data.pairs, "labelled": data.labelled}.get(kind, [])
+    if not examples:
+        return [f"the `offline` stage trains on {kind}, of which the data has none"]
+    rows = [rollout for each in example_rows(examples) for _, rollout in each]
+    longest = max(len(rollout.token_ids) for rollout in rows)
+    kept = any(
+        all(len(rollout.token_ids) <= most for _, rollout in each)
+        for each in example_rows(examples)
+    )
+    if longest <= most or (stage.on_long == "filter" and kept):
+        return []
+    return [
+        f"a completion has {longest} tokens, more than offline.max_completion_tokens = "
+        f"{most}; raise it"
+        + (", or set offline.on_long=filter" if kept else " (no example is shorter)")
+    ]
 
 
 def _row_problems(name: str, row: int, longest: int) -> list[str]:

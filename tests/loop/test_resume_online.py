@@ -9,6 +9,7 @@ from tests.loop import killed
 KILLS = {
     "grpo": ["evaluate:1", "score:3", "update:3", "place:1", "term:2"],
     "semi_online": ["update:6", "score:2", "reference:3", "seal:1"],
+    "ppo": ["update:7", "score:2", "place:1"],
 }
 
 

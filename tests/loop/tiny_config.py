@@ -7,16 +7,25 @@ import numpy as np
 from jaxloop.experiment import Characters, Checkpointing, Config, Model
 from jaxloop.loop.recipe import (
     Evaluation,
+    OfflineStage,
     Online,
     Recipe,
     Rounds,
     SupervisedStage,
 )
-from jaxloop.losses.objectives import Pairwise, Policy, Supervised
+from jaxloop.losses.objectives import (
+    GAE,
+    Mixture,
+    Pairwise,
+    Policy,
+    Supervised,
+    Unpaired,
+    Value,
+)
 from jaxloop.mesh import MeshShape
 from jaxloop.models.decoder import ModelShape
 from jaxloop.prompts.dataset import Dataset
-from jaxloop.records import Demonstration, Prompt, Score, Scored
+from jaxloop.records import Demonstration, Labelled, Prompt, Rollout, Score, Scored
 from jaxloop.sampling.settings import Sampling
 from jaxloop.selection.advantages import GroupAdvantage
 from jaxloop.selection.selectors import AllCorrect, BestWorst
@@ -43,10 +52,18 @@ class Digits:
             mask = (0,) * len(question) + (1,) * len(answer)
             return Demonstration(str(i), question + answer, mask)
 
+        def labelled(i: int) -> Labelled:
+            question = prompt("labelled", i)
+            text = "9" * (1 + i % 3) if i % 2 else "1" * (1 + i % 4)
+            ids = (*tokenizer.encode(text), tokenizer.eos_ids[0])
+            rollout = Rollout(question.id, 0, ids, text, (), (), "eos")
+            return Labelled(question, rollout, float(i % 2))
+
         return Dataset(
             train=[prompt("train", i) for i in range(self.prompts)],
             test=[prompt("test", i) for i in range(8)],
             demonstrations=[demonstration(i) for i in range(self.prompts)],
+            labelled=[labelled(i) for i in range(self.prompts)],
         )
 
 
@@ -69,7 +86,7 @@ OPTIMIZER = Optimizer(learning_rate=1e-2, warmup=2, schedule="linear")
 
 
 def config(kind: str, out, **changes) -> Config:
-    """`kind`: dpo, rft, grpo or semi_online."""
+    """`kind`: dpo, rft, grpo, semi_online, ppo (two updates a step) or offline."""
     recipes = {
         "dpo": Recipe(
             SAMPLING,
@@ -104,16 +121,26 @@ def config(kind: str, out, **changes) -> Config:
             optimizer=OPTIMIZER,
         ),
     }
+    recipes["ppo"] = replace(
+        recipes["grpo"],
+        objective=Mixture((Policy(), Value()), (1.0, 0.5)),
+        advantage=GAE(),
+        schedule=Online(4, prompts=4, updates=2),
+    )
     shape = ModelShape(
         vocab=16, width=16, ffn=32, layers=2, heads=2, kv_heads=2, head_dim=8
     )
+    offline = OfflineStage(Unpaired(), epochs=2, batch_size=8, optimizer=OPTIMIZER)
     base = Config(
         name=kind,
-        model=Model(shape=shape, dtype="float32", remat="none"),
+        model=Model(
+            shape=shape, outputs=int(kind == "ppo"), dtype="float32", remat="none"
+        ),
         data=Digits(),
         tokenizer=Characters("0123456789+=;#"),
         sft=SupervisedStage(steps=4, batch_size=4, row_tokens=32, optimizer=OPTIMIZER),
-        recipe=recipes[kind],
+        offline=offline if kind == "offline" else None,
+        recipe=recipes.get(kind),
         evaluation=Evaluation(
             scorer=CountNines(),
             sampling=replace(SAMPLING, n=1, temperature=0.0),

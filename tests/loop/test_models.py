@@ -1,0 +1,67 @@
+"""Scorers that ask models: what the loop passes in, and what comes of it."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from jaxloop.loop.folder import read_records
+from jaxloop.loop.run import run
+from jaxloop.loop.serve import convert_checkpoint
+from jaxloop.mesh import MeshShape
+from jaxloop.records import Scored
+from jaxloop.scoring import ImplicitReward, RewardHead, Sum
+from tests.loop import test_offline, tiny_config
+
+
+def tiny(out, scorer):
+    """The tiny rounds of DPO with that scorer, on all devices."""
+    base = tiny_config.config("dpo", out, mesh=MeshShape(8, 1, 1))
+    return replace(
+        base,
+        sft=replace(base.sft, batch_size=8),
+        recipe=replace(base.recipe, scorer=scorer),
+    )
+
+
+def components(out, name: str) -> list[list[float]]:
+    """Of every rollout, a list a round."""
+    files = sorted((out / "records").glob("round_*/rollouts.jsonl"))
+    return [
+        [s.components[name] for row in read_records(file, Scored) for s in row.scores]
+        for file in files
+    ]
+
+
+def test_the_implicit_reward_starts_at_zero_and_follows_the_policy(tmp_path):
+    scorer = Sum((tiny_config.CountNines(), ImplicitReward(beta=0.1)))
+    assert run(tiny(tmp_path / "out", scorer)) == 0
+    first, second = components(tmp_path / "out", "implicit_reward")
+    assert not np.any(first)
+    assert np.std(second) > 0
+
+
+def test_a_reward_model_of_its_own_scores_the_samples(tmp_path):
+    trained = test_offline.config(tmp_path, "reward")
+    assert run(trained) == 0
+    convert_checkpoint(tmp_path / "out" / "checkpoints" / "latest", tmp_path / "rm")
+    scorer = Sum((tiny_config.CountNines(), RewardHead(str(tmp_path / "rm"))), (0, 1))
+    assert run(tiny(tmp_path / "run", scorer)) == 0
+    rounds = sorted((tmp_path / "run" / "records").glob("round_*/rollouts.jsonl"))
+    rows = [row for file in rounds for row in read_records(file, Scored)]
+    scores = [each for row in rows for each in row.scores]
+    texts = [rollout.text for row in rows for rollout in row.rollouts]
+    pairs = [(t, s.value) for t, s in zip(texts, scores, strict=True)]
+    nines = [value for text, value in pairs if text and set(text) <= {"9"}]
+    ones = [value for text, value in pairs if text.startswith("1")]
+    assert np.mean(nines) > np.mean(ones)
+
+
+def test_a_policy_without_a_head_is_named(tmp_path):
+    with pytest.raises(ValueError, match="no scalar head"):
+        run(tiny(tmp_path / "out", RewardHead()))
+
+
+def test_a_scorer_without_its_models_says_so():
+    with pytest.raises(ValueError, match="given none"):
+        ImplicitReward()([], [])
