@@ -141,7 +141,7 @@ def time_dpo() -> list[float]:
 
     from jaxloop.losses.objectives import Pairwise
     from jaxloop.records import Pair, Rollout
-    from jaxloop.training.batches import Layout, pair_batch
+    from jaxloop.training.batches import Layout, example_batch, example_rows
     from jaxloop.training.step import make_scorer
 
     layout = Layout(w.DPO_PROMPT_TOKENS, w.DPO_COMPLETION_TOKENS)
@@ -157,7 +157,9 @@ def time_dpo() -> list[float]:
         Pair(p, rollout(p, 0, answers[2 * i]), rollout(p, 1, answers[2 * i + 1]), 1, 0)
         for i, p in enumerate(asked)
     ]
-    batch = pair_batch(pairs, layout, 0, w.DPO_PAIRS)
+    batch = example_batch(
+        pairs, example_rows(pairs), layout, 0, w.DPO_PAIRS, {}, kind="pairs"
+    )
 
     def once():
         with jax.set_mesh(trainer.mesh):

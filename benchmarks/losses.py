@@ -1,0 +1,162 @@
+"""What each objective costs beside plain supervised training on the same tokens.
+
+    python benchmarks/losses.py [--only sigmoid,grpo,...]
+
+For every objective of `configs/objectives.py`: seconds a train step and the bytes that
+the compiled step holds beyond its arguments, as ratios to those of supervised training
+(`nll`) on the same rows, in one run. Forward passes that an objective needs besides
+(a reference, old values, a teacher) happen outside of the step and are listed by name;
+`forward` says what one costs. The logits of the whole batch would take `logits`.
+"""
+
+import argparse
+import os
+import statistics
+import time
+from dataclasses import replace
+from pathlib import Path
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `configs`
+
+from configs import objectives as named
+from jaxloop.loop.workbench import new_params
+from jaxloop.losses.objective import memory_of
+from jaxloop.mesh import MeshShape, make_mesh
+from jaxloop.models.decoder import Decoder, ModelShape
+from jaxloop.training.batches import micro_batches
+from jaxloop.training.optimizer import Optimizer
+from jaxloop.training.step import (
+    fresh_state,
+    make_scorer,
+    make_train_step,
+    state_shardings,
+)
+
+ROWS, PROMPT, COMPLETION, CHOICES = 8, 128, 128, 16
+SHAPE = ModelShape(
+    vocab=32_000, width=256, ffn=704, layers=4, heads=4, kv_heads=2, head_dim=64
+)
+RUNS = 5
+
+
+def batch() -> dict[str, np.ndarray]:
+    """Everything that some objective asks for; the rest is left out by the compiler."""
+    rng = np.random.default_rng(0)
+    B, C, T = ROWS, COMPLETION, PROMPT + COMPLETION
+
+    def normal(*size):
+        return rng.normal(size=size).astype(np.float32)
+
+    logp_BC = -np.abs(normal(B, C))
+    positions_BT = np.broadcast_to(np.arange(T, dtype=np.int32), (B, T))
+    ids_BCK = np.stack([rng.permutation(SHAPE.vocab)[:CHOICES] for _ in range(B * C)])
+    made = {
+        "tokens_BT": rng.integers(0, SHAPE.vocab, (B, T)).astype(np.int32),
+        "positions_BT": positions_BT,
+        "segments_BT": np.ones((B, T), np.int32),
+        "mask_BC": np.ones((B, C), np.float32),
+        "valid_B": np.ones(B, np.float32),
+        "weight_B": np.ones(B, np.float32),
+        "target_B": np.repeat(np.array([1, 0.6, 0, 0.8], np.float32), 2),
+        "margin_B": np.ones(B, np.float32),
+        "label_B": np.repeat(np.array([1, 0, 1, 0], np.float32), 2),
+        "step_BC": (normal(B, C) > 0).astype(np.float32),
+        "reward_B": np.tile(np.array([1, 0], np.float32), B // 2),
+        "group_B": np.repeat(np.arange(2, dtype=np.int32), B // 2),
+        "advantage_B": np.tile(np.array([1, -1], np.float32), B // 2),
+        "truncated_B": np.zeros(B, np.float32),
+        "value_BC": normal(B, C),
+        "return_BC": normal(B, C),
+        "teacher_ids_BCK": ids_BCK.reshape(B, C, CHOICES).astype(np.int32),
+        "teacher_logp_BCK": np.full((B, C, CHOICES), -4.0, np.float32),
+    }
+    for name in ("reference", "previous", "old", "sampler", "drawn"):
+        made[f"{name}_logp_BC"] = logp_BC
+    return made
+
+
+class Bench:
+    """The model, its batch, and what supervised training costs on it."""
+
+    def __init__(self):
+        self.mesh = make_mesh(MeshShape(1, 1, 1), jax.devices()[:1])
+        self.batch = batch()
+
+    def model(self, outputs: int) -> Decoder:
+        return Decoder(replace(SHAPE, outputs=outputs), jnp.dtype("float32"))
+
+    def step(self, objective) -> tuple[float, int]:
+        """(median seconds, bytes beyond the arguments) of one compiled train step."""
+        model = self.model(1 if "head" in objective.needs else 0)
+        optimizer, memory = Optimizer(learning_rate=1e-6), memory_of(objective)
+        shardings = state_shardings(model, optimizer, self.mesh, memory)
+        given = dict(self.batch)
+        if "teacher" not in objective.needs:
+            del given["teacher_ids_BCK"], given["teacher_logp_BCK"]
+        start = PROMPT
+        if objective.trains_on == "demonstrations":
+            given["mask_BC"] = np.ones((ROWS, COMPLETION), np.float32)
+        train = make_train_step(model, objective, optimizer, self.mesh, start=start)
+        with jax.set_mesh(self.mesh):
+            params = new_params(model, self.mesh, 0, "float32")
+            state = fresh_state(params, optimizer, shardings, memory)
+            parts = micro_batches(given, 1)
+            compiled = train.lower(state, parts, np.float32(1e-6)).compile()
+            times = []
+            for _ in range(RUNS + 1):
+                began = time.perf_counter()
+                state, figures = compiled(state, parts, np.float32(1e-6))
+                jax.block_until_ready((state, figures))
+                times.append(time.perf_counter() - began)
+        used = compiled.memory_analysis().temp_size_in_bytes
+        return statistics.median(times[1:]), used
+
+    def forward(self) -> float:
+        """Median seconds of a pass that only reads log-probabilities."""
+        model = self.model(0)
+        score = make_scorer(model, self.mesh, start=PROMPT)
+        names = ("tokens_BT", "positions_BT", "segments_BT")
+        given = {name: self.batch[name] for name in names}
+        with jax.set_mesh(self.mesh):
+            params = new_params(model, self.mesh, 0, "float32")
+            times = []
+            for _ in range(RUNS + 1):
+                began = time.perf_counter()
+                score(params, given).block_until_ready()
+                times.append(time.perf_counter() - began)
+        return statistics.median(times[1:])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", default=",".join(named.NAMES), help="names, by comma")
+    names = parser.parse_args().only.split(",")
+    unknown = sorted(set(names) - set(named.NAMES))
+    if unknown:
+        parser.error(f"no objectives {unknown}; there are {', '.join(named.NAMES)}")
+    bench = Bench()
+    base_s, base_bytes = bench.step(named.IMITATION["nll"])
+    logits = ROWS * COMPLETION * SHAPE.vocab * 4
+    print(f"nll: {base_s:.3f} s a step, {base_bytes / 1e6:.0f} MB")
+    print(f"forward: {bench.forward():.3f} s; logits: {logits / 1e6:.0f} MB")
+    print("\n| objective | time | memory | besides |\n|---|---|---|---|")
+    for name in names:
+        objective = named.recipe(name).objective
+        seconds, used = bench.step(objective)
+        besides = ", ".join(sorted(objective.needs - {"advantage"})) or "-"
+        ratio, more = seconds / base_s, used / base_bytes
+        print(f"| {name} | {ratio:.2f}x | {more:.2f}x | {besides} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
