@@ -174,6 +174,8 @@ def recipe(name: str) -> Recipe:
         objective = DISTILLATION[name]
         return replace(online, objective=objective, advantage=None, teacher=TEACHER)
     rounds = quickstart.IRPO
+    if "previous" in getattr(PAIRS.get(name), "needs", ()):  # it has two references
+        rounds = replace(rounds, schedule=replace(rounds.schedule, reference="seed"))
     if name in PAIRS:
         return replace(rounds, objective=PAIRS[name])
     if name in LABELLED:

@@ -116,7 +116,7 @@ class Config:
                 train=self.recipe is not None,
                 test=self.evaluation.scorer is not None,
                 demonstrations=self.sft is not None,
-                examples=self.offline.objective.trains_on if self.offline else None,
+                **self._examples_wanted(),
             )
         return found
 
@@ -185,6 +185,10 @@ class Config:
                 )
         return found
 
+    def _examples_wanted(self) -> dict[str, str]:
+        kind = self.offline.objective.trains_on if self.offline else None
+        return {"examples": kind} if kind in ("pairs", "labelled") else {}
+
     def _offline_problems(self, stage: OfflineStage) -> list[str]:
         found = self._head_problems("offline", stage.objective)
         if self.recipe is not None:
@@ -230,8 +234,13 @@ class Config:
                 "recipe.teacher belongs to an objective that follows a teacher (such "
                 "as Distill), and such an objective wants one"
             )
-        if "previous" in needs and not isinstance(recipe.schedule, Rounds):
-            found.append("an objective of two references wants the Rounds schedule")
+        rounds = recipe.schedule if isinstance(recipe.schedule, Rounds) else None
+        if "previous" in needs and (rounds is None or rounds.reference != "seed"):
+            found.append(
+                "an objective of two references wants the Rounds schedule with "
+                "recipe.schedule.reference=seed: the other one is the round's first "
+                "weights"
+            )
         if self.model.shape is not None and self.sft is None:
             found.append(
                 "a new, random model has nothing to improve: add an `sft` stage"
@@ -264,12 +273,12 @@ class Config:
         if self.offline is not None:
             stage = self.offline
             yield "offline.batch_size", stage.batch_size, stage.accumulation
+        if self.evaluation.scorer is not None:
+            yield "evaluation.sampling.rows", self.evaluation.sampling.rows, 1
         recipe = self.recipe
         if recipe is None:
             return
         yield "recipe.sampling.rows", recipe.sampling.rows, 1
-        if self.evaluation.scorer is not None:
-            yield "evaluation.sampling.rows", self.evaluation.sampling.rows, 1
         schedule = recipe.schedule
         if isinstance(schedule, Rounds):
             name = "recipe.schedule.batch_size"
@@ -296,15 +305,19 @@ def _kind_problems(recipe: Recipe) -> list[str]:
     """What the objective trains on, against what the other parts make."""
     kind, made = recipe.objective.trains_on, produces(recipe.selector)
     online, found = isinstance(recipe.schedule, Online), []
+    if recipe.weighting is not None and kind != "pairs":
+        found.append("`weighting` belongs to objectives of pairs only")
     if recipe.advantage is not None and kind != "groups":
         found.append("`advantage` belongs to policy objectives only")
     if kind == "groups":
         advantage = "advantage" in recipe.objective.needs
+        tokenwise = hasattr(recipe.advantage, "of_tokens")
         if recipe.selector is not None or (advantage and recipe.advantage is None):
             found.append("a policy objective wants `advantage`, no `selector`")
         if not online:
             found.append("a policy objective wants the Online schedule")
-        if advantage and recipe.sampling.n < 2:
+        found += _value_problems(recipe)
+        if advantage and not tokenwise and recipe.sampling.n < 2:
             found.append("recipe.sampling.n: a group needs at least 2 samples")
         if recipe.sampling.temperature == 0:
             found.append(
@@ -320,10 +333,26 @@ def _kind_problems(recipe: Recipe) -> list[str]:
                 )
     elif recipe.selector is None or made != kind:
         names = {"pairs": "a pairwise", "demonstrations": "a supervised"}
+        wanted = "labelled completions" if kind == "labelled" else kind
+        given = "there is none"
+        if recipe.selector is not None:
+            given = f"{type(recipe.selector).__name__} makes {made}"
         found.append(
-            f"{names.get(kind, 'this')} objective wants a selector of {kind}, which "
-            f"{type(recipe.selector).__name__} is not"
+            f"{names.get(kind, 'this')} objective wants a selector of {wanted}; {given}"
         )
     if kind == "demonstrations" and online:
         found.append("a supervised objective wants the Rounds schedule")
     return found
+
+
+def _value_problems(recipe: Recipe) -> list[str]:
+    """PPO's two halves, advantages by token and a value to take them from."""
+    needs, advantage = recipe.objective.needs, recipe.advantage
+    if hasattr(advantage, "of_tokens") != ("head" in needs):
+        return [
+            "an advantage by token (GAE) and an objective with a value (Value) go "
+            "together, as in Mixture((Policy(), Value()), (1.0, 0.5))"
+        ]
+    if getattr(advantage, "kl", 0) and "reference" not in needs:
+        return ["GAE with kl > 0 wants an objective with a reference: Policy(kl=...)"]
+    return []

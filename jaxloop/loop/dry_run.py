@@ -5,6 +5,7 @@ import numpy as np
 
 from jaxloop.experiment import Config
 from jaxloop.loop.recipe import Online, produces
+from jaxloop.loop.round_training import rows_each
 from jaxloop.loop.workbench import longest_prompt, prepare
 from jaxloop.mesh import batch_parts
 from jaxloop.models.decoder import Decoder, count_parameters
@@ -81,12 +82,14 @@ def _shapes(config: Config, prompt: int):
     columns = f"{prompt} + {new}"
     if isinstance(schedule, Online):
         rows = schedule.prompts * recipe.sampling.n
-        if recipe.advantage is None:
-            rows = 2 * schedule.prompts * getattr(recipe.selector, "pairs", 1)
+        if recipe.objective.trains_on == "pairs":
+            rows = schedule.prompts * getattr(recipe.selector, "pairs", 1)
+        if recipe.objective.trains_on != "groups":
+            rows *= rows_each(recipe.objective)
     else:
-        rows = 2 * schedule.batch_size
+        rows = schedule.batch_size * rows_each(recipe.objective)
         if produces(recipe.selector) == "demonstrations":
-            rows, columns = schedule.batch_size, str(schedule.row_tokens)
+            columns = str(schedule.row_tokens)
     rows //= schedule.accumulation
     yield "update batch", f"{schedule.accumulation} x ({rows}, {columns})"
     yield (

@@ -9,25 +9,16 @@ from jaxloop.loop.round_training import Passes, known_logps
 from jaxloop.loop.stations import evaluate
 from jaxloop.loop.store import Position
 from jaxloop.loop.updates import Stage, in_order, train
-from jaxloop.loop.workbench import Workbench, longest_prompt, rng
-from jaxloop.losses.objective import Objective, memory_of
-from jaxloop.prompts.dataset import Dataset
+from jaxloop.loop.workbench import (
+    Workbench,
+    fitting,
+    given_examples,
+    longest_prompt,
+    rng,
+)
+from jaxloop.losses.objective import memory_of
 from jaxloop.training.batches import Example, Layout, bucket, example_rows
 from jaxloop.training.step import abstract_state, fresh_state
-
-
-def given_examples(data: Dataset, objective: Objective) -> Sequence[Example]:
-    """What the data has of the kind that the objective trains on."""
-    return {"pairs": data.pairs, "labelled": data.labelled}[objective.trains_on]
-
-
-def fitting(examples: Sequence[Example], most: int) -> list[Example]:
-    """Those none of whose completions is longer than `most` tokens."""
-    return [
-        example
-        for example, rows in zip(examples, example_rows(examples), strict=True)
-        if all(len(rollout.token_ids) <= most for _, rollout in rows)
-    ]
 
 
 def layout_of(examples: Sequence[Example]) -> Layout:
@@ -43,8 +34,9 @@ def run_offline(
 ) -> Position:
     """The position behind the stage. `params` is None on resuming inside it."""
     objective, optimizer = stage.objective, stage.optimizer
-    given = given_examples(bench.data, objective)
-    examples = fitting(given, stage.max_completion_tokens)
+    bench.engine.release()
+    given = given_examples(stage, bench.data)
+    examples = fitting(given, stage)
     if len(examples) < len(given):
         bench.progress.line(
             f"left out {len(given) - len(examples)} of {len(given)} examples whose "

@@ -134,8 +134,8 @@ def _sampled_batch(
         "timing_s/score": ended - drawn,
     }
     batch, more = batches.make(params, scored, step)
-    if recipe.objective.trains_on != "groups" or actors.copies_sampler:
-        # The trainer's own pass is under other weights, or at another temperature.
+    if "advantage" not in recipe.objective.needs or actors.copies_sampler:
+        # The objective does not measure it, or under other weights.
         size = schedule.prompts * recipe.sampling.n
         more |= sampler_gap(bench, sampler, scored, size)
     write_records(bench.folder.online(step), scored)

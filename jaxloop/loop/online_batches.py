@@ -13,6 +13,7 @@ from jaxloop.loop.selecting import apply_filters, select
 from jaxloop.loop.teachers import Teachers
 from jaxloop.loop.updates import Line
 from jaxloop.loop.workbench import Workbench, rng
+from jaxloop.losses.objective import Objective
 from jaxloop.records import Scored
 from jaxloop.selection.advantages import groups as as_groups
 from jaxloop.training.batches import Batch, Row, example_batch, group_batch
@@ -28,7 +29,9 @@ class StepBatches:
         self.bench, self.recipe, self.actors = bench, recipe, actors
         self.temperature = temperature
         self.held: Batch = {}  # of the last step; a step may have several updates
-        self.teachers = Teachers(bench, recipe.teacher) if recipe.teacher else None
+        self.teachers = None
+        if recipe.teacher is not None:
+            self.teachers = Teachers(bench, recipe.teacher, temperature)
         self._head = None
         if "head" in recipe.objective.needs:
             start = bench.layout.start
@@ -55,7 +58,11 @@ class StepBatches:
         batch = group_batch(groups, bench.layout, bench.tokenizer.pad_id, size)
         items = [(g.prompt, rollout) for g in groups for rollout in g.rollouts]
         if self.actors.copies_sampler:  # else it is the trained weights that sampled
-            batch["old_logp_BC"] = batch["sampler_logp_BC"]
+            if _corrects(recipe.objective):
+                sampler = self.actors.trees["sampler"]
+                batch["old_logp_BC"] = self._logps(sampler, items, batch)
+            else:
+                batch["old_logp_BC"] = batch.pop("sampler_logp_BC")
         elif schedule.updates > 1:
             batch["old_logp_BC"] = self._logps(params, items, batch)
         if self.actors.copies_reference:
@@ -100,7 +107,9 @@ class StepBatches:
             reward_BC,
             head_BEK[:, :-1, 0],
             mask_BC,
-            old_logp_BC=batch.get("old_logp_BC", batch["sampler_logp_BC"]),
+            old_logp_BC=batch[
+                "old_logp_BC" if "old_logp_BC" in batch else "sampler_logp_BC"
+            ],
             reference_logp_BC=batch.get("reference_logp_BC"),
         )
         arrays = {name: np.asarray(x, np.float32) for name, x in made.items()}
@@ -118,9 +127,9 @@ class StepBatches:
         size = recipe.schedule.prompts * most
         if len(selected.examples) > size:
             raise ValueError(
-                f"{type(recipe.selector).__name__} made {len(selected.examples)} pairs "
-                f"of {recipe.schedule.prompts} prompts: give it a field `pairs`, the "
-                "most that it makes of one prompt"
+                f"{type(recipe.selector).__name__} made {len(selected.examples)} "
+                f"{kind} of {recipe.schedule.prompts} prompts, more than {size}: give "
+                "it a field `pairs`, the most pairs that it makes of one prompt"
             )
         logps = {}
         if self.actors.copies_reference and selected.examples:
@@ -146,3 +155,12 @@ class StepBatches:
             batch["reference_logp_BC"] = np.zeros_like(batch["mask_BC"])
         dropped = {f"dropped/{name}": float(n) for name, n in selected.dropped.items()}
         return batch, selected.metrics | dropped
+
+
+def _corrects(objective: Objective) -> bool:
+    """Whether some part looks at the gap between sampler and trainer."""
+    parts = getattr(objective, "parts", (objective,))
+    return any(
+        getattr(part, "off_policy", None) is not None or getattr(part, "bypass", False)
+        for part in parts
+    )

@@ -20,7 +20,7 @@ from jaxloop.training.teachers import make_mixed_teacher
 class Teachers:
     """The teachers of a recipe on the devices; they never change."""
 
-    def __init__(self, bench: Workbench, teacher: Teacher):
+    def __init__(self, bench: Workbench, teacher: Teacher, temperature: float):
         self.bench, self.teacher = bench, teacher
         self.longer = {p.id: self._richer(p) for p in bench.data.train}
         longest = longest_prompt(list(self.longer.values()))
@@ -32,7 +32,8 @@ class Teachers:
             bench.mesh,
             start=self.layout.start,
             k=min(teacher.k, bench.tokenizer.size),
-            vocab=bench.vocab,
+            vocab=bench.tokenizer.size,
+            temperature=temperature,
         )
 
     def choices(self, items: Sequence[Row], batch: Batch) -> Batch:
@@ -61,7 +62,11 @@ class Teachers:
                     f"{', '.join(prompt.columns) or '(none)'}"
                 ]
             ) from error
-        ids = self.bench.tokenizer.encode(text) + prompt.token_ids
+        bos = self.bench.tokenizer.bos_ids
+        if prompt.token_ids[: len(bos)] != bos:
+            bos = ()
+        told = self.bench.tokenizer.encode(text)
+        ids = (*bos, *told, *prompt.token_ids[len(bos) :])
         return dataclasses.replace(prompt, token_ids=ids)
 
 

@@ -27,7 +27,7 @@ from jaxloop.prompts.tokenizer import Tokenizer
 from jaxloop.records import Prompt
 from jaxloop.sampling.engine import Engine
 from jaxloop.scoring.scorer import check, close
-from jaxloop.training.batches import Layout, bucket, example_rows
+from jaxloop.training.batches import Example, Layout, bucket, example_rows
 from jaxloop.training.step import make_scorer, make_train_step, state_shardings
 
 # What a random stream is for: no two stations ever draw from the same one.
@@ -232,6 +232,13 @@ def check_data(config: Config, data: Dataset, shape: ModelShape) -> None:
         new = config.recipe.sampling.max_new_tokens
         name = "recipe.sampling.max_new_tokens"
         problems += _length_problems(longest, new, shape.max_positions, name)
+    if config.offline is not None and not problems:
+        kept = fitting(given_examples(config.offline, data), config.offline)
+        prompt = longest_prompt([example.prompt for example in kept])
+        rows = [rollout for each in example_rows(kept) for _, rollout in each]
+        longest_answer = max(len(rollout.token_ids) for rollout in rows)
+        name = "the longest completion of the `offline` stage"
+        problems += _length_problems(prompt, longest_answer, shape.max_positions, name)
     if config.evaluation.scorer is not None:
         if not data.test:
             problems.append("the config evaluates but the data has no test prompts")
@@ -290,17 +297,30 @@ def _stage_problems(config: Config, data: Dataset) -> list[str]:
     return problems
 
 
+def given_examples(stage: OfflineStage, data: Dataset) -> Sequence[Example]:
+    """What the data has of the kind that the stage trains on."""
+    by_kind = {"pairs": data.pairs, "labelled": data.labelled}
+    return by_kind.get(stage.objective.trains_on, [])
+
+
+def fitting(examples: Sequence[Example], stage: OfflineStage) -> list[Example]:
+    """Those none of whose completions is too long for the stage."""
+    most = stage.max_completion_tokens
+    return [
+        example
+        for example, rows in zip(examples, example_rows(examples), strict=True)
+        if all(len(rollout.token_ids) <= most for _, rollout in rows)
+    ]
+
+
 def _offline_problems(stage: OfflineStage, data: Dataset) -> list[str]:
-    kind, most = stage.objective.trains_on, stage.max_completion_tokens
-    examples = {"pairs": data.pairs, "labelled": data.labelled}.get(kind, [])
+    most, examples = stage.max_completion_tokens, given_examples(stage, data)
     if not examples:
+        kind = stage.objective.trains_on
         return [f"the `offline` stage trains on {kind}, of which the data has none"]
     rows = [rollout for each in example_rows(examples) for _, rollout in each]
     longest = max(len(rollout.token_ids) for rollout in rows)
-    kept = any(
-        all(len(rollout.token_ids) <= most for _, rollout in each)
-        for each in example_rows(examples)
-    )
+    kept = fitting(examples, stage)
     if longest <= most or (stage.on_long == "filter" and kept):
         return []
     return [

@@ -3,7 +3,8 @@ loss out.
 
 One frozen dataclass a family; what varies inside a family is a function or a number.
 The sum over a micro-batch is divided by the counts of the whole optimiser step, so
-neither accumulation nor sharding changes the loss.
+neither accumulation nor sharding changes the loss (but for those that look across the
+batch and say so: `aot`, KTO's reference point).
 
 A batch is a dict of arrays whose first axis is B, sequences. All but the mask are
 optional; an objective that needs one says which is missing:
@@ -176,6 +177,11 @@ class Mixture:
         kinds = sorted({part.trains_on for part in self.parts})
         if len(kinds) > 1:
             raise ValueError(f"Mixture: its parts train on {' and '.join(kinds)}")
+        if len({"mismatch" in part.needs for part in self.parts}) > 1:
+            raise ValueError(
+                "Mixture: one part wants mismatched rows (KTO), which another would "
+                "take for examples"
+            )
 
     @property
     def trains_on(self) -> Kind:

@@ -99,6 +99,8 @@ class Conversion:
             parsed = schema.UnpairedRow(content, completion, label)
         else:
             parsed = schema.parse_unpaired(row, self.fields)
+        if schema.has_more_turns(parsed.prompt, parsed.completion):
+            raise ValueError("the completion holds the other side's turns too")
         prompt = self._tokenised(parsed.prompt, row, id)
         rollout = self._offline(prompt, parsed.completion, row, 0)
         return Labelled(prompt, rollout, float(parsed.label))
@@ -109,6 +111,8 @@ class Conversion:
             raise ValueError("data.chat=true, but steps are plain text")
         # Each step is tokenised apart, so that its end falls between two tokens.
         parts = [self.tokenizer.encode(step) for step in parsed.completions]
+        if not all(parts):
+            raise ValueError("a step has no tokens")
         ends = np.cumsum([len(part) for part in parts]).tolist()
         joined = [token for part in parts for token in part]
         ids = demonstrations.with_eos(joined, self.tokenizer)

@@ -1,4 +1,4 @@
-"""Scored rollouts -> what is learnt from: preference pairs, or demonstrations.
+"""Scored rollouts -> what is learnt from: pairs, labelled completions, demonstrations.
 
 A selector is called with the scored prompts and a numpy Generator, the only source of
 chance; `produces` says what comes out: "pairs" (a list of Pair), "labelled" (a list of

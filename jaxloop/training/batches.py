@@ -103,12 +103,15 @@ def example_rows(
         if isinstance(example, Pair):
             made.append(((prompt, example.chosen), (prompt, example.rejected)))
             continue
-        own = (prompt, example.rollout)
-        after = (*examples[i + 1 :], *examples[:i]) if mismatched else ()
-        others = (e for e in after if e.prompt.id != prompt.id)
-        other = next(others, example)
-        assert isinstance(other, Labelled), "pairs and labelled completions in one list"
-        made.append((own, (prompt, other.rollout)) if mismatched else (own,))
+        rows = [(prompt, example.rollout)]
+        if mismatched:
+            after = (examples[(i + k) % len(examples)] for k in range(len(examples)))
+            # By tokens: rows of a file may repeat a prompt under another id.
+            others = (e for e in after if e.prompt.token_ids != prompt.token_ids)
+            other = next(others, example)
+            assert isinstance(other, Labelled), "pairs among labelled completions"
+            rows.append((prompt, other.rollout))
+        made.append(tuple(rows))
     return made
 
 
@@ -148,7 +151,7 @@ def example_batch(
         pairs = [example for example in examples if isinstance(example, Pair)]
         gaps = [pair.chosen_score - pair.rejected_score for pair in pairs]
         batch["margin_B"] = column(gaps)
-        batch["target_B"] = column([1 / (1 + math.exp(-min(g, 80))) for g in gaps])
+        batch["target_B"] = column([1 / (1 + math.exp(-max(g, -80))) for g in gaps])
     else:
         labelled = [example for example in examples if isinstance(example, Labelled)]
         labels = column([example.label for example in labelled])

@@ -44,6 +44,7 @@ def make_mixed_teacher(
     k: int,
     weights: Sequence[float] | None = None,
     vocab: int | None = None,
+    temperature: float = 1.0,
 ) -> Callable:
     """`teach(params_1, ..., params_J, batch)`: as `make_teacher`, of the weighted mean
     of J teachers' distributions (None: equal weights).
@@ -58,7 +59,11 @@ def make_mixed_teacher(
 
     def teach(*params_and_batch):
         *params_J, batch = params_and_batch
-        how = {"valid": vocab, "parts": current_batch_parts()}
+        how = {
+            "valid": vocab,
+            "parts": current_batch_parts(),
+            "temperature": temperature,
+        }
         heads = [
             (
                 states_after(model, params, batch, start=start)[:, :-1],

@@ -201,7 +201,7 @@ def test_bco_remembers_the_mean_reward_of_the_steps_before():
     nothing = {"rewards/mean": jnp.nan}
     assert remembered(objective, memory, nothing) == memory
     assert memory_of(EVERY["kto"]) == {}
-    both = Mixture((EVERY["kto"], objective), (1.0, 1.0))
+    both = Mixture((EVERY["apo_zero_unpaired"], objective), (1.0, 1.0))
     assert set(memory_of(both)) == {"delta", "delta_steps"}
 
 

@@ -1,5 +1,7 @@
 """Batches of examples: which row is what, and what counts."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -56,6 +58,14 @@ def test_mismatched_rows_have_the_prompt_of_one_and_the_answer_of_another():
         assert own is same is example.prompt
         assert given is example.rollout
         assert other.prompt_id != own.id
+
+
+def test_a_prompt_that_a_file_repeats_under_another_id_is_no_mismatch():
+    twice = [labelled(0, 1.0), labelled(1, 0.0, of=0), labelled(2, 1.0)]
+    again = replace(twice[1].prompt, id="again")
+    twice[1] = replace(twice[1], prompt=again)
+    rows = example_rows(twice, mismatched=True)
+    assert rows[0][1][1] is twice[2].rollout
 
 
 def test_labels_and_steps_stay_with_their_rows():
