@@ -1,0 +1,62 @@
+"""Distillation online: teachers in directories, alone and together."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from jaxloop.config import ConfigError
+from jaxloop.loop.recipe import Online, Teacher
+from jaxloop.loop.run import run
+from jaxloop.loop.serve import convert_checkpoint
+from jaxloop.losses.objectives import Distill
+from jaxloop.mesh import MeshShape
+from jaxloop.metrics import read_metrics
+from tests.loop import tiny_config
+
+
+def tiny(out, **changes):
+    base = tiny_config.config("grpo", out, mesh=MeshShape(8, 1, 1))
+    recipe = replace(
+        base.recipe,
+        objective=Distill(),
+        advantage=None,
+        schedule=Online(10, prompts=24),
+        **changes,
+    )
+    return replace(base, sft=replace(base.sft, batch_size=8), recipe=recipe)
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    """A directory with a model that says other things than the student."""
+    folder = tmp_path_factory.mktemp("teacher")
+    base = tiny_config.config("dpo", folder / "out", mesh=MeshShape(8, 1, 1))
+    stage = replace(base.sft, batch_size=8, steps=20)
+    assert run(replace(base, sft=stage, recipe=None)) == 0
+    convert_checkpoint(folder / "out" / "checkpoints" / "latest", folder / "hf")
+    return str(folder / "hf")
+
+
+@pytest.mark.parametrize(
+    "together", [False, pytest.param(True, marks=pytest.mark.full)]
+)
+def test_the_student_comes_nearer(tmp_path, teacher, together):
+    paths = (teacher, "") if together else (teacher,)
+    config = tiny(tmp_path / "out", teacher=Teacher(paths=paths, k=16))
+    assert run(config) == 0
+    lines = read_metrics(tmp_path / "out" / "metrics.jsonl")
+    apart = [x["distillation/loss"] for x in lines if "distillation/loss" in x]
+    assert len(apart) == 10
+    assert np.mean(apart[-3:]) < 0.9 * np.mean(apart[:3])
+
+
+def test_a_context_with_an_unknown_field_names_those_that_are(tmp_path):
+    config = tiny(tmp_path / "out", teacher=Teacher(context="{gold}"))
+    with pytest.raises(ConfigError, match="gold"):
+        run(config)
+
+
+def test_a_teacher_without_a_student_is_a_contradiction(tmp_path):
+    config = tiny(tmp_path / "out")
+    assert any("recipe.teacher" in problem for problem in config.validate())
