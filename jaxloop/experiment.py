@@ -12,7 +12,6 @@ from jaxloop.loop.recipe import (
     SupervisedStage,
     produces,
 )
-from jaxloop.losses.objective import Objective
 from jaxloop.mesh import MeshShape, divisibility_problems
 from jaxloop.models.decoder import ModelShape, Remat, cut_sizes
 from jaxloop.prompts.tokenizer import Tokenizer, character_tokenizer, load_tokenizer
@@ -190,7 +189,7 @@ class Config:
         return {"examples": kind} if kind in ("pairs", "labelled") else {}
 
     def _offline_problems(self, stage: OfflineStage) -> list[str]:
-        found = self._head_problems("offline", stage.objective)
+        found = []
         if self.recipe is not None:
             found.append(
                 "the config has both `offline` and `recipe`: run one after the other, "
@@ -206,14 +205,6 @@ class Config:
             )
         return found
 
-    def _head_problems(self, name: str, objective: Objective) -> list[str]:
-        shape = self.model.shape
-        if "head" not in objective.needs or self.model.outputs or self.model.path:
-            return []
-        if shape is not None and shape.outputs:
-            return []
-        return [f"{name}.objective reads a scalar head: set model.outputs=1"]
-
     def optimizers(self):
         if self.sft is not None:
             yield "sft.optimizer", self.sft.optimizer
@@ -226,8 +217,7 @@ class Config:
         recipe = self.recipe
         if recipe is None:
             return []
-        found = self._head_problems("recipe", recipe.objective)
-        found += _kind_problems(recipe)
+        found = _kind_problems(recipe)
         needs = recipe.objective.needs
         if ("teacher" in needs) != (recipe.teacher is not None):
             found.append(
@@ -298,6 +288,12 @@ class Config:
                 f"heads = {shape.heads} is not a multiple of "
                 f"kv_heads = {shape.kv_heads}"
             )
+        for name in ("sft", "offline", "recipe"):
+            stage = getattr(self, name)
+            if stage and "head" in stage.objective.needs and not shape.outputs:
+                found.append(
+                    f"{name}.objective reads a scalar head: set model.outputs=1"
+                )
         return found
 
 
@@ -319,7 +315,7 @@ def _kind_problems(recipe: Recipe) -> list[str]:
         found += _value_problems(recipe)
         if advantage and not tokenwise and recipe.sampling.n < 2:
             found.append("recipe.sampling.n: a group needs at least 2 samples")
-        if recipe.sampling.temperature == 0:
+        if advantage and recipe.sampling.temperature == 0:
             found.append(
                 "recipe.sampling.temperature=0 makes all samples of a group equal"
             )

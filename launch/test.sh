@@ -69,7 +69,11 @@ print(f"Python {sys.version.split()[0]}", *(f"{n} {version(n)}" for n in names),
 run_pytest() { # VENV ARGS...
     local venv=$1
     shift
-    "$venv/bin/python" -m pytest -n "${JAXLOOP_TEST_WORKERS:-2}" --dist loadfile "$@"
+    # Many tests compile the same small programs.
+    JAX_COMPILATION_CACHE_DIR=$PWD/$venv/compiled \
+        JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.3 \
+        JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES=-1 \
+        "$venv/bin/python" -m pytest -n "${JAXLOOP_TEST_WORKERS:-2}" --dist loadfile "$@"
 }
 
 venv_for() { # PYTHON [parity]: makes the venv if need be and prints its folder

@@ -6,11 +6,13 @@ import numpy as np
 from jaxloop.experiment import Config
 from jaxloop.loop.recipe import Online, produces
 from jaxloop.loop.round_training import rows_each
-from jaxloop.loop.workbench import longest_prompt, prepare
+from jaxloop.loop.workbench import prepare
 from jaxloop.mesh import batch_parts
 from jaxloop.models.decoder import Decoder, count_parameters
-from jaxloop.models.parameters import bytes_per_device
+from jaxloop.models.huggingface import read_shape, resolve_model_path
+from jaxloop.models.parameters import abstract_params, bytes_per_device
 from jaxloop.sampling.engine import cache_bytes
+from jaxloop.training.batches import longest_prompt
 from jaxloop.training.step import abstract_state
 
 
@@ -66,6 +68,12 @@ def _recipe_rows(
         rows.append(("stale sampler (sync_every)", params))
     if isinstance(schedule, Online) and "reference" in recipe.objective.needs:
         rows.append(("reference", params))
+    for path in recipe.teacher.paths if recipe.teacher else ():
+        own = read_shape(resolve_model_path(path)) if path else shape
+        held = abstract_params(own, mesh, config.model.param_dtype)
+        rows.append(
+            (f"teacher {path or '(the first weights)'}", bytes_per_device(held))
+        )
     return rows
 
 

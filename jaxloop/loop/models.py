@@ -10,11 +10,10 @@ import numpy as np
 from jaxloop.config import ConfigError
 from jaxloop.loop import store
 from jaxloop.loop.reference import rollout_logps
-from jaxloop.loop.workbench import Workbench, longest_prompt
+from jaxloop.loop.workbench import Workbench
 from jaxloop.models.decoder import Decoder
-from jaxloop.models.huggingface import load_params, read_shape, resolve_model_path
 from jaxloop.scoring.scorer import Scorer, bind
-from jaxloop.training.batches import Layout, Row, bucket, rows
+from jaxloop.training.batches import Layout, Row, longest, rows, tokens_of
 from jaxloop.training.step import make_head_scorer
 
 
@@ -59,31 +58,21 @@ class LoopModels:
                 padded = [*part, *[None] * (size - len(part))]
                 width = layout.width([rollout for _, rollout in part])
                 batch = rows(padded, layout, self.bench.tokenizer.pad_id, width)
-                tokens = ("tokens_BT", "positions_BT", "segments_BT")
-                told = kept[name](params, {key: batch[key] for key in tokens})
+                head_BEK = np.asarray(kept[name](params, tokens_of(batch)))
                 last_B = batch["mask_BC"].sum(axis=1).astype(int)
-                head_BEK = np.asarray(told)
                 found.append(head_BEK[np.arange(size), last_B][: len(part)])
         return np.concatenate(found) if found else np.zeros((0, 1), np.float32)
 
     def _headed(self, path: str) -> tuple[Decoder, dict]:
-        kept, name = self.bench.kept, f"model {path}"
-        if path and name not in kept:
-            kept[name] = self._loaded(path)
-        model, params = kept[name] if path else (self.bench.model, self.params)
+        model, params = self.bench.model, self.params
+        if path:
+            model, params = self.bench.other_model(path)
         if not model.shape.outputs:
             where = path or "the policy"
             raise ConfigError(
                 [f"RewardHead: {where} has no scalar head (score.weight)"]
             )
         return model, params
-
-    def _loaded(self, path: str) -> tuple[Decoder, dict]:
-        where = resolve_model_path(path, None)
-        shape = read_shape(where)
-        dtype = self.bench.config.model.param_dtype
-        params = load_params(where, shape, self.bench.mesh, dtype)
-        return Decoder(shape, self.bench.model.dtype), params
 
     def _size(self, items: Sequence[Row]) -> int:
         """Rows a call: those of the decoder, which the mesh can cut."""
@@ -93,10 +82,9 @@ class LoopModels:
 
     def _layout(self, items: Sequence[Row]) -> Layout:
         """The run's columns, or wider ones where these rows (held-out prompts) are."""
-        longest = longest_prompt([prompt for prompt, _ in items])
-        most = max((len(rollout.token_ids) for _, rollout in items), default=1)
+        prompt, completion = longest(items)
         if self.bench.config.recipe is not None:
             layout = self.bench.layout
-            if longest <= layout.prompt and most <= layout.completion:
+            if prompt <= layout.prompt and completion <= layout.completion:
                 return layout
-        return Layout(bucket(longest, longest), bucket(most, most))
+        return Layout.holding(prompt, completion)

@@ -1,32 +1,16 @@
 """The offline stage: the data's own examples, a reference, passes over them."""
 
 import dataclasses
-from collections.abc import Sequence
 
 from jaxloop.loop import store
+from jaxloop.loop.checks import fitting, given_examples
 from jaxloop.loop.recipe import OfflineStage
 from jaxloop.loop.round_training import Passes, known_logps
 from jaxloop.loop.stations import evaluate
 from jaxloop.loop.store import Position
 from jaxloop.loop.updates import Stage, in_order, train
-from jaxloop.loop.workbench import (
-    Workbench,
-    fitting,
-    given_examples,
-    longest_prompt,
-    rng,
-)
-from jaxloop.losses.objective import memory_of
-from jaxloop.training.batches import Example, Layout, bucket, example_rows
-from jaxloop.training.step import abstract_state, fresh_state
-
-
-def layout_of(examples: Sequence[Example]) -> Layout:
-    """Columns for the longest prompt and the longest completion."""
-    prompt = longest_prompt([example.prompt for example in examples])
-    rows = [rollout for each in example_rows(examples) for _, rollout in each]
-    completion = max(len(rollout.token_ids) for rollout in rows)
-    return Layout(bucket(prompt, prompt), bucket(completion, completion))
+from jaxloop.loop.workbench import Workbench, rng
+from jaxloop.training.batches import Layout, example_rows, longest
 
 
 def run_offline(
@@ -42,24 +26,23 @@ def run_offline(
             f"left out {len(given) - len(examples)} of {len(given)} examples whose "
             f"completions are longer than {stage.max_completion_tokens} tokens"
         )
-    layout, logps, memory = layout_of(examples), {}, memory_of(objective)
+    rows = (row for group in example_rows(examples) for row in group)
+    layout, logps = Layout.holding(*longest(rows)), {}
     if "reference" in objective.needs:
         # Computed again on resuming: the seed is at hand, and a pass over the data is
         # cheaper than to keep it for every token.
         weights = store.load_seed(bench) if params is None else params
         bench.progress.phase("reference", total=len(examples), unit="examples")
         logps["reference_logp_BC"] = known_logps(
-            bench, objective, weights, examples, stage.batch_size, layout
+            bench,
+            objective,
+            weights,
+            examples,
+            stage.batch_size // stage.accumulation,
+            layout,
         )
         del weights
-    if params is None:
-        dtype = bench.config.model.param_dtype
-        abstract = abstract_state(bench.model, optimizer, bench.mesh, dtype, memory)
-        state = store.load(bench, position, {"state": abstract})["state"]
-    else:
-        state = fresh_state(
-            params, optimizer, bench.shardings(optimizer, memory), memory
-        )
+    state = store.train_state(bench, objective, optimizer, params, position)
     order = rng(bench.config.seed, "order", 2)
     passes = Passes(bench, objective, stage, optimizer)
     total, batches = passes.batches(examples, layout, logps, order, position.done)

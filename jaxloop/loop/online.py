@@ -22,12 +22,10 @@ from jaxloop.loop.stations import evaluate, sample, sampler_gap
 from jaxloop.loop.store import Position
 from jaxloop.loop.updates import Line, Stage, train
 from jaxloop.loop.workbench import Workbench, key, rng
-from jaxloop.losses.objective import memory_of
 from jaxloop.records import Prompt
 from jaxloop.scoring.metrics import score_metrics, score_warnings
 from jaxloop.training.batches import Batch, micro_batches
 from jaxloop.training.optimizer import learning_rate
-from jaxloop.training.step import abstract_state, fresh_state
 
 
 def step_prompts(bench: Workbench, count: int, step: int) -> list[Prompt]:
@@ -49,18 +47,15 @@ def run_online(
     schedule, optimizer = recipe.schedule, recipe.optimizer
     assert isinstance(schedule, Online)
     actors = Actors(schedule, recipe.objective)
-    memory = memory_of(recipe.objective)
     if params is None:
-        dtype = bench.config.model.param_dtype
-        abstract = abstract_state(bench.model, optimizer, bench.mesh, dtype, memory)
-        trees = {"state": abstract} | dict.fromkeys(actors.names(), abstract.params)
-        loaded = store.load(bench, position, trees)
+        loaded = store.load_state(
+            bench, recipe.objective, optimizer, position, actors.names()
+        )
         state = loaded.pop("state")
         actors.trees, actors.sampler_step = loaded, position.sampler_step
     else:
         actors.begin(params)
-        shardings = bench.shardings(optimizer, memory)
-        state = fresh_state(params, optimizer, shardings, memory)
+        state = store.train_state(bench, recipe.objective, optimizer, params, position)
     temperature = 1.0
     if recipe.objective.temperature_from_sampling:
         temperature = recipe.sampling.temperature or 1.0

@@ -1,13 +1,14 @@
 """From the scored rollouts of an online step to the batch of its updates."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import jax
 import numpy as np
 
 from jaxloop.loop.actors import Actors
 from jaxloop.loop.recipe import Online, Recipe
-from jaxloop.loop.reference import rollout_logps
+from jaxloop.loop.reference import in_parts, rollout_logps
 from jaxloop.loop.round_training import known_logps, rows_each, rows_under
 from jaxloop.loop.selecting import apply_filters, select
 from jaxloop.loop.teachers import Teachers
@@ -16,7 +17,7 @@ from jaxloop.loop.workbench import Workbench, rng
 from jaxloop.losses.objective import Objective
 from jaxloop.records import Scored
 from jaxloop.selection.advantages import groups as as_groups
-from jaxloop.training.batches import Batch, Row, example_batch, group_batch
+from jaxloop.training.batches import Batch, Row, example_batch, group_batch, tokens_of
 from jaxloop.training.step import make_head_scorer
 
 
@@ -28,10 +29,13 @@ class StepBatches:
     ):
         self.bench, self.recipe, self.actors = bench, recipe, actors
         self.temperature = temperature
+        self.parts = recipe.schedule.accumulation
         self.held: Batch = {}  # of the last step; a step may have several updates
         self.teachers = None
         if recipe.teacher is not None:
-            self.teachers = Teachers(bench, recipe.teacher, temperature)
+            self.teachers = Teachers(
+                bench, recipe.teacher, temperature, parts=self.parts
+            )
         self._head = None
         if "head" in recipe.objective.needs:
             start = bench.layout.start
@@ -81,7 +85,7 @@ class StepBatches:
             self.bench,
             params,
             items,
-            size,
+            size // self.parts,
             layout=self.bench.layout,
             temperature=self.temperature,
         )
@@ -95,8 +99,8 @@ class StepBatches:
         """Values, returns and advantages by token; the reward comes with the last."""
         assert self._head is not None
         with jax.set_mesh(self.bench.mesh):
-            tokens = {k: batch[k] for k in ("tokens_BT", "positions_BT", "segments_BT")}
-            head_BEK = np.asarray(self._head(params, tokens))
+            head = partial(self._head, params)
+            head_BEK = in_parts(head, tokens_of(batch), self.parts)
         mask_BC = batch["mask_BC"]
         scored_B = np.isfinite(batch["reward_B"])
         last_B = np.maximum(mask_BC.sum(axis=1).astype(int) - 1, 0)
@@ -138,7 +142,7 @@ class StepBatches:
                 objective,
                 self.actors.trees["reference"],
                 selected.examples,
-                size,
+                size // self.parts,
                 bench.layout,
             )
         batch = example_batch(

@@ -1,12 +1,13 @@
 """Log-probabilities of the reference, once for every rollout that is trained on."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 
 from jaxloop.loop.workbench import Workbench
-from jaxloop.training.batches import Layout, Row, rows
+from jaxloop.training.batches import Batch, Layout, Row, micro_batches, rows
 
 
 def rollout_logps(
@@ -36,6 +37,14 @@ def rollout_logps(
             scored_BC = np.asarray(score(params, batch)) * mask_BC
             logp_BC[first : first + len(part), :width] = scored_BC[: len(part)]
     return logp_BC
+
+
+def in_parts(call: Callable[[Batch], Any], batch: Batch, parts: int) -> Any:
+    """`call` of equal parts of the rows, put together on the host: what takes no
+    gradient then takes no more memory than a micro-batch of the update."""
+    cut = micro_batches(batch, parts)
+    told = [call({name: x[i] for name, x in cut.items()}) for i in range(parts)]
+    return jax.tree.map(lambda *xs: np.concatenate(xs), *jax.device_get(told))
 
 
 def example_logps(

@@ -31,10 +31,8 @@ from jaxloop.loop.selecting import Selected, select
 from jaxloop.loop.stations import evaluate, sample, sampler_gap
 from jaxloop.loop.store import Position
 from jaxloop.loop.workbench import Workbench, key, rng
-from jaxloop.losses.objective import memory_of
 from jaxloop.records import Prompt, Scored
 from jaxloop.scoring.metrics import score_metrics, score_warnings
-from jaxloop.training.step import abstract_state, fresh_state
 
 
 def run_rounds(
@@ -74,7 +72,12 @@ def one_round(
         bench.metrics.write(position.step, line, phase="round", round=index)
     bench.engine.release()
     logps = _known_logps(bench, recipe, params, index, selected)
-    state = _starting_state(bench, recipe, params, position)
+    if params is not None and schedule_of(recipe).start == "seed" and index:
+        for leaf in jax.tree.leaves(params):  # callers still hold them, and need not
+            leaf.delete()
+        params = store.load_seed(bench)
+    objective, optimizer = recipe.objective, recipe.optimizer
+    state = store.train_state(bench, objective, optimizer, params, position)
     del params
     state, position = train_round(
         bench, recipe, step_fn, state, position, selected, logps
@@ -186,9 +189,10 @@ def _known_logps(
     path = bench.folder.round(index) / "reference.npz"
     if path.exists():
         return dict(np.load(path))
-    logps, size = {}, schedule_of(recipe).batch_size
+    schedule, logps = schedule_of(recipe), {}
+    size = schedule.batch_size // schedule.accumulation
     for name in sorted(wanted):
-        seed = name == "reference" and schedule_of(recipe).reference == "seed"
+        seed = name == "reference" and schedule.reference == "seed"
         weights = store.load_seed(bench) if seed else params
         logps[f"{name}_logp_BC"] = known_logps(
             bench, recipe.objective, weights, selected.examples, size, bench.layout
@@ -197,18 +201,3 @@ def _known_logps(
     np.savez(buffer, **logps)
     write_bytes(path, buffer.getvalue())
     return logps
-
-
-def _starting_state(bench, recipe: Recipe, params: dict | None, position: Position):
-    """What the round trains: a fresh optimiser around its weights, or the saved one."""
-    optimizer, memory = recipe.optimizer, memory_of(recipe.objective)
-    if params is None:
-        dtype = bench.config.model.param_dtype
-        abstract = abstract_state(bench.model, optimizer, bench.mesh, dtype, memory)
-        return store.load(bench, position, {"state": abstract})["state"]
-    if schedule_of(recipe).start == "seed" and position.round > 0:
-        for leaf in jax.tree.leaves(params):  # callers still hold them, and need not
-            leaf.delete()
-        params = store.load_seed(bench)
-    shardings = bench.shardings(optimizer, memory)
-    return fresh_state(params, optimizer, shardings, memory)

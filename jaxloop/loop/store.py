@@ -1,13 +1,17 @@
 """Where a run stands, and how that is written down and found again."""
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from flax import serialization
 
 from jaxloop.loop.workbench import Workbench
+from jaxloop.losses.objective import Objective, memory_of
 from jaxloop.models.parameters import abstract_params
+from jaxloop.training.optimizer import Optimizer
+from jaxloop.training.step import TrainState, abstract_state, fresh_state
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,35 @@ def load(bench: Workbench, position: Position, abstract: dict[str, Any]) -> dict
         name: serialization.from_state_dict(part, restored[name])
         for name, part in abstract.items()
     }
+
+
+def load_state(
+    bench: Workbench,
+    objective: Objective,
+    optimizer: Optimizer,
+    position: Position,
+    copies: Sequence[str] = (),
+) -> dict[str, Any]:
+    """`state` of a checkpoint inside a stage, and the `copies` of parameters that were
+    saved beside it."""
+    dtype, memory = bench.config.model.param_dtype, memory_of(objective)
+    abstract = abstract_state(bench.model, optimizer, bench.mesh, dtype, memory)
+    trees = {"state": abstract} | dict.fromkeys(copies, abstract.params)
+    return load(bench, position, trees)
+
+
+def train_state(
+    bench: Workbench,
+    objective: Objective,
+    optimizer: Optimizer,
+    params: dict | None,
+    position: Position,
+) -> TrainState:
+    """A fresh optimiser around `params`; the checkpoint's state where they are None."""
+    if params is None:
+        return load_state(bench, objective, optimizer, position)["state"]
+    memory = memory_of(objective)
+    return fresh_state(params, optimizer, bench.shardings(optimizer, memory), memory)
 
 
 def params_of(bench: Workbench) -> dict:

@@ -11,12 +11,10 @@ from jaxloop.loop.recipe import Rounds, SupervisedStage
 from jaxloop.loop.store import Position
 from jaxloop.loop.updates import Line, Stage, in_order, train
 from jaxloop.loop.workbench import Workbench, rng
-from jaxloop.losses.objective import memory_of
 from jaxloop.records import Demonstration
 from jaxloop.training.batches import Batch, count_batches, micro_batches, shuffled
 from jaxloop.training.optimizer import Optimizer, learning_rate
 from jaxloop.training.packing import pack, take_rows
-from jaxloop.training.step import abstract_state, fresh_state
 
 
 def packed_batches(
@@ -52,27 +50,21 @@ def run_supervised(
 ) -> tuple[dict, Position]:
     """The parameters after the stage, and the position behind it."""
     config, pad_id = bench.config, bench.tokenizer.pad_id
-    memory = memory_of(stage.objective)
-    if position.done:
-        dtype = config.model.param_dtype
-        abstract = abstract_state(
-            bench.model, stage.optimizer, bench.mesh, dtype, memory
-        )
-        state = store.load(bench, position, {"state": abstract})["state"]
-    else:
-        shardings = bench.shardings(stage.optimizer, memory)
-        state = fresh_state(bench.initial_params(), stage.optimizer, shardings, memory)
+    objective, optimizer = stage.objective, stage.optimizer
+    params = None if position.done else bench.initial_params()
+    state = store.train_state(bench, objective, optimizer, params, position)
+    del params
     demonstrations = bench.data.demonstrations
     total, batches = packed_batches(
         demonstrations,
         stage,
-        stage.optimizer,
+        optimizer,
         pad_id,
         rng(config.seed, "order", 0),
         steps=stage.steps,
         first=position.done,
     )
-    step_fn = bench.train_step(stage.objective, stage.optimizer, start=1)
+    step_fn = bench.train_step(objective, optimizer, start=1)
     run = Stage(bench, "sft", position, total)
     bench.progress.phase(
         "supervised training", total=total, unit="updates", done=position.done

@@ -1,7 +1,7 @@
 """What a run works with, built once: mesh, model, data, engine, files."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,9 +14,9 @@ from jax.sharding import Mesh
 from jaxloop.checkpoint import Checkpointer
 from jaxloop.config import ConfigError
 from jaxloop.experiment import Config
+from jaxloop.loop.checks import check_data, other_shape
 from jaxloop.loop.folder import RunFolder
 from jaxloop.loop.interrupt import Interrupt
-from jaxloop.loop.recipe import OfflineStage, Rounds, produces
 from jaxloop.mesh import make_mesh, shardings_of
 from jaxloop.metrics import MetricsWriter
 from jaxloop.models.decoder import Decoder, ModelShape, init_boxed
@@ -24,10 +24,9 @@ from jaxloop.models.huggingface import load_params, read_shape, resolve_model_pa
 from jaxloop.progress import Progress
 from jaxloop.prompts.dataset import Dataset, check_vocabulary
 from jaxloop.prompts.tokenizer import Tokenizer
-from jaxloop.records import Prompt
 from jaxloop.sampling.engine import Engine
-from jaxloop.scoring.scorer import check, close
-from jaxloop.training.batches import Example, Layout, bucket, example_rows
+from jaxloop.scoring.scorer import close
+from jaxloop.training.batches import Layout, longest_prompt
 from jaxloop.training.step import make_scorer, make_train_step, state_shardings
 
 # What a random stream is for: no two stations ever draw from the same one.
@@ -101,9 +100,8 @@ class Workbench:
     def layout(self) -> Layout:
         """Columns for (prompt, completion) rows: one border for the whole run."""
         assert self.config.recipe is not None
-        longest = longest_prompt(self.data.train)
         most = self.config.recipe.sampling.max_new_tokens
-        return Layout(bucket(longest, longest), bucket(most, most))
+        return Layout.holding(longest_prompt(self.data.train), most)
 
     def initial_params(self) -> dict:
         """The weights that the run starts from: read, or drawn from the seed."""
@@ -117,6 +115,16 @@ class Workbench:
                 say=self.progress.line,
             )
         return new_params(self.model, self.mesh, self.config.seed, dtype)
+
+    def other_model(self, path: str) -> tuple[Decoder, dict]:
+        """A model beside the policy, in the run's dtypes; loaded once."""
+        name = f"model {path}"
+        if name not in self.kept:
+            shape = other_shape(path, self.tokenizer.size)
+            dtype, where = self.config.model.param_dtype, resolve_model_path(path)
+            params = load_params(where, shape, self.mesh, dtype)
+            self.kept[name] = (Decoder(shape, self.model.dtype), params)
+        return self.kept[name]
 
     def train_step(self, objective, optimizer, *, start: int, temperature=1.0):
         return make_train_step(
@@ -158,10 +166,6 @@ class Workbench:
         self.checkpoints.close()
 
 
-def longest_prompt(prompts: Sequence[Prompt]) -> int:
-    return max((len(prompt.token_ids) for prompt in prompts), default=1)
-
-
 def new_params(model: Decoder, mesh: Mesh, seed: int, dtype) -> dict:
     """Random parameters, created in place on the devices."""
     from flax import linen as nn
@@ -193,7 +197,7 @@ def prepare(config: Config) -> Materials:
     tokenizer = config.tokenizer.load(str(path or ""))
     check_vocabulary(tokenizer, shape.vocab)
     data = config.data.load(tokenizer)
-    check_data(config, data, shape)
+    check_data(config, data, tokenizer, shape)
     return Materials(path, shape, make_mesh(config.mesh), tokenizer, data)
 
 
@@ -222,115 +226,3 @@ def build(
         checkpoints=checkpoints,
         interrupt=interrupt,
     )
-
-
-def check_data(config: Config, data: Dataset, shape: ModelShape) -> None:
-    """ConfigError where the data cannot serve the config."""
-    problems = _stage_problems(config, data)
-    longest = longest_prompt(data.train)
-    if config.recipe is not None:
-        new = config.recipe.sampling.max_new_tokens
-        name = "recipe.sampling.max_new_tokens"
-        problems += _length_problems(longest, new, shape.max_positions, name)
-    if config.offline is not None and not problems:
-        kept = fitting(given_examples(config.offline, data), config.offline)
-        prompt = longest_prompt([example.prompt for example in kept])
-        rows = [rollout for each in example_rows(kept) for _, rollout in each]
-        longest_answer = max(len(rollout.token_ids) for rollout in rows)
-        name = "the longest completion of the `offline` stage"
-        problems += _length_problems(prompt, longest_answer, shape.max_positions, name)
-    if config.evaluation.scorer is not None:
-        if not data.test:
-            problems.append("the config evaluates but the data has no test prompts")
-        new = config.evaluation.sampling.max_new_tokens
-        name, held_out = "evaluation.sampling.max_new_tokens", longest_prompt(data.test)
-        problems += _length_problems(held_out, new, shape.max_positions, name)
-    if problems:
-        raise ConfigError(problems)
-    if config.recipe is not None:
-        check(config.recipe.scorer, data.train)
-    if config.evaluation.scorer is not None:
-        check(config.evaluation.scorer, data.test)
-
-
-def _length_problems(prompt: int, new: int, most: int, name: str) -> list[str]:
-    if prompt + new <= most:
-        return []
-    return [
-        f"a prompt of {prompt} tokens and {name} = {new} exceed the model's {most} "
-        "positions"
-    ]
-
-
-def _stage_problems(config: Config, data: Dataset) -> list[str]:
-    """What the stages want of the data and do not find."""
-    problems = []
-    shown = max((len(d.token_ids) for d in data.demonstrations), default=0)
-    if config.sft is not None:
-        if not data.demonstrations:
-            problems.append("the config has an `sft` stage, the data no demonstrations")
-        problems += _row_problems("sft.row_tokens", config.sft.row_tokens, shown)
-    if config.offline is not None:
-        problems += _offline_problems(config.offline, data)
-    if config.recipe is None:
-        return problems
-    recipe, schedule = config.recipe, config.recipe.schedule
-    if not data.train:
-        problems.append("the config has a recipe, the data no training prompts")
-    if schedule.prompts > len(data.train) > 0:
-        problems.append(
-            f"recipe.schedule.prompts = {schedule.prompts}, but the data has "
-            f"{len(data.train)} training prompts"
-        )
-    if isinstance(schedule, Rounds):
-        wanted = schedule.rounds * schedule.prompts
-        if schedule.disjoint and wanted > len(data.train):
-            problems.append(
-                f"{schedule.rounds} disjoint rounds of {schedule.prompts} prompts want "
-                f"{wanted}, but the data has {len(data.train)} training prompts"
-            )
-        if produces(recipe.selector) == "demonstrations":
-            longest = longest_prompt(data.train) + recipe.sampling.max_new_tokens
-            longest = max(longest, shown if schedule.rehearse else 0)
-            name = "recipe.schedule.row_tokens"
-            problems += _row_problems(name, schedule.row_tokens, longest)
-    return problems
-
-
-def given_examples(stage: OfflineStage, data: Dataset) -> Sequence[Example]:
-    """What the data has of the kind that the stage trains on."""
-    by_kind = {"pairs": data.pairs, "labelled": data.labelled}
-    return by_kind.get(stage.objective.trains_on, [])
-
-
-def fitting(examples: Sequence[Example], stage: OfflineStage) -> list[Example]:
-    """Those none of whose completions is too long for the stage."""
-    most = stage.max_completion_tokens
-    return [
-        example
-        for example, rows in zip(examples, example_rows(examples), strict=True)
-        if all(len(rollout.token_ids) <= most for _, rollout in rows)
-    ]
-
-
-def _offline_problems(stage: OfflineStage, data: Dataset) -> list[str]:
-    most, examples = stage.max_completion_tokens, given_examples(stage, data)
-    if not examples:
-        kind = stage.objective.trains_on
-        return [f"the `offline` stage trains on {kind}, of which the data has none"]
-    rows = [rollout for each in example_rows(examples) for _, rollout in each]
-    longest = max(len(rollout.token_ids) for rollout in rows)
-    kept = fitting(examples, stage)
-    if longest <= most or (stage.on_long == "filter" and kept):
-        return []
-    return [
-        f"a completion has {longest} tokens, more than offline.max_completion_tokens = "
-        f"{most}; raise it"
-        + (", or set offline.on_long=filter" if kept else " (no example is shorter)")
-    ]
-
-
-def _row_problems(name: str, row: int, longest: int) -> list[str]:
-    if longest <= row:
-        return []
-    return [f"{name} = {row}, but a row must hold {longest} tokens"]

@@ -26,6 +26,7 @@ from jaxloop.losses.objective import (
     Counts,
     Kind,
     Need,
+    Objective,
     TokenStats,
     active_tokens,
     required,
@@ -141,7 +142,7 @@ def _with_tail(student_BCK, teacher_BCK) -> tuple[jax.Array, jax.Array]:
 
 
 @dataclass(frozen=True)
-class Distill:
+class Distill(Objective):
     """A mean over the step's trained tokens of weight x (divergence + nll term).
 
     Batches carry the teacher's choices, `teacher_ids_BCK` and `teacher_logp_BCK`, at
@@ -184,10 +185,6 @@ class Distill:
     @property
     def needs(self) -> frozenset[Need]:
         return frozenset({"teacher"})
-
-    @property
-    def temperature_from_sampling(self) -> bool:
-        return False
 
     def counts(self, batch: Batch) -> Counts:
         """tokens."""

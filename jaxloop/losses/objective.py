@@ -82,7 +82,7 @@ def stats_of(logp_BC: jax.Array, **others: jax.Array) -> TokenStats:
 
 
 class Objective(Protocol):
-    """What the training step asks of an objective."""
+    """What the training step asks of an objective; to inherit, with its defaults."""
 
     @property
     def trains_on(self) -> Kind:
@@ -92,12 +92,12 @@ class Objective(Protocol):
     @property
     def needs(self) -> frozenset[Need]:
         """What batches must carry beside tokens and masks."""
-        ...
+        return frozenset()
 
     @property
     def temperature_from_sampling(self) -> bool:
         """Whether log-probabilities are taken at the sampling temperature, or at 1."""
-        ...
+        return False
 
     def counts(self, batch: Batch) -> Counts:
         """Denominators, from masks alone. The caller adds them up over the step."""
@@ -158,7 +158,7 @@ def token_weights(batch: Batch, active_BC: jax.Array) -> jax.Array:
 
 
 @dataclass(frozen=True)
-class Mixture:
+class Mixture(Objective):
     """A weighted sum of objectives over the same batch.
 
     Metrics of the first that logs a name are kept; `loss/0`, `loss/1`, ... are the

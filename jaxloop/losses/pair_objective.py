@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from jaxloop.losses import keywords, preference
-from jaxloop.losses.objective import Kind, Need
+from jaxloop.losses.objective import Kind, Need, Objective
 from jaxloop.losses.pairs import (
     PairLoss,
     PairMetrics,
@@ -25,7 +25,7 @@ INPUTS = ("target_P", "margin_P", "previous_P2", "valid_P")
 
 
 @dataclass(frozen=True)
-class PairObjective:
+class PairObjective(Objective):
     """A loss function of pairs and the numbers that it may ask for."""
 
     loss: PairLoss = preference.sigmoid
@@ -89,10 +89,6 @@ class PairObjective:
         if "previous_P2" in keywords.asked(self.loss):
             needs.append("previous")
         return frozenset(needs)
-
-    @property
-    def temperature_from_sampling(self) -> bool:
-        return False
 
     def asks(self, name: str) -> bool:
         """Whether the loss wants that input and has no default for it."""

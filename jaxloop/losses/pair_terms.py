@@ -10,12 +10,8 @@ import jax.numpy as jnp
 
 from jaxloop.losses.divergence import EXPONENT_LIMIT
 from jaxloop.losses.objective import TokenStats
+from jaxloop.losses.pairs import by_pair
 from jaxloop.losses.reduce import count, masked_mean
-
-
-def by_pair(x_B: jax.Array) -> jax.Array:
-    """(B,) to (P, 2). A reshape: a batch cut over the mesh stays where it is."""
-    return x_B.reshape(-1, 2)
 
 
 def wpo(stats: TokenStats, active_BC: jax.Array) -> jax.Array:

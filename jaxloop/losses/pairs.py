@@ -45,6 +45,18 @@ class Pairs:
         )
 
 
+def by_pair(x_B: jax.Array) -> jax.Array:
+    """Rows chosen, rejected, ... to pairs: (B, ...) to (P, 2, ...).
+
+    A reshape, where x[0::2] would gather a batch that is cut over the mesh. ValueError
+    for an odd number of rows.
+    """
+    if x_B.shape[0] % 2:
+        rows = x_B.shape[0]
+        raise ValueError(f"pairs are rows chosen, rejected, ...; got {rows} rows")
+    return x_B.reshape(-1, 2, *x_B.shape[1:])
+
+
 def difference(x_P2: jax.Array) -> jax.Array:
     """Chosen less rejected, (P,)."""
     return x_P2[:, 0] - x_P2[:, 1]

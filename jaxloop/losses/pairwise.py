@@ -21,8 +21,7 @@ from jaxloop.losses.objective import (
     valid_rows,
 )
 from jaxloop.losses.pair_objective import PairObjective
-from jaxloop.losses.pair_terms import by_pair
-from jaxloop.losses.pairs import PairMetrics, Pairs
+from jaxloop.losses.pairs import PairMetrics, Pairs, by_pair
 from jaxloop.losses.reduce import Mean, Metrics, count, masked_sum, ratio, select
 
 
@@ -151,9 +150,6 @@ class Pairwise(PairObjective):
 
 
 def _valid_pairs(batch: Batch) -> jax.Array:
-    rows = batch["mask_BC"].shape[0]
-    if rows % 2:
-        raise ValueError(f"Pairwise wants rows chosen, rejected, ...; got {rows} rows")
     return by_pair(valid_rows(batch)).all(axis=1)
 
 
@@ -180,12 +176,8 @@ def drift_metrics(log_ratio_P2: jax.Array) -> PairMetrics:
 def _token_metrics(stats: TokenStats, active_BC) -> Metrics:
     """Token means, some of one side only."""
 
-    def side(x_BC, which: int):
-        # Not x_BC[which::2]: the reshape leaves a batch cut over the mesh where it is.
-        return x_BC.reshape(-1, 2, x_BC.shape[1])[:, which]
-
     def mean(x_BC, which: int):
-        return Mean.of(side(x_BC, which), side(active_BC, which))
+        return Mean.of(by_pair(x_BC)[:, which], by_pair(active_BC)[:, which])
 
     return {
         "entropy": Mean.of(stats.entropy_BC, active_BC),

@@ -18,6 +18,7 @@ from jaxloop.losses.objective import (
     Kind,
     Memory,
     Need,
+    Objective,
     TokenStats,
     active_tokens,
     required,
@@ -46,7 +47,7 @@ NUMBERS = (
 
 
 @dataclass(frozen=True)
-class Policy:
+class Policy(Objective):
     """The policy gradient of the GRPO family: a term a token, and what goes with it.
 
     As it stands TRL's default: `dapo` with both bounds 0.2, no KL. `advantage_B` of the

@@ -21,6 +21,7 @@ from jaxloop.losses.objective import (
     Counts,
     Kind,
     Need,
+    Objective,
     TokenStats,
     active_tokens,
     required,
@@ -151,7 +152,7 @@ def clipped_value(
 
 
 @dataclass(frozen=True)
-class Value:
+class Value(Objective):
     """The value loss of PPO, a mean over the step's tokens.
 
     The batch holds `return_BC` and `value_BC`, the values when the samples were drawn;
@@ -172,10 +173,6 @@ class Value:
     @property
     def needs(self) -> frozenset[Need]:
         return frozenset({"head"})
-
-    @property
-    def temperature_from_sampling(self) -> bool:
-        return False
 
     def counts(self, batch: Batch) -> Counts:
         """tokens."""

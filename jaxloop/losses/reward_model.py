@@ -26,12 +26,14 @@ from jaxloop.losses.objective import (
     Counts,
     Kind,
     Need,
+    Objective,
     TokenStats,
     active_tokens,
     required,
     row_weights,
     valid_rows,
 )
+from jaxloop.losses.pairs import by_pair
 from jaxloop.losses.reduce import (
     Max,
     Mean,
@@ -141,7 +143,7 @@ LABELS = {
 
 
 @dataclass(frozen=True)
-class RewardModel:
+class RewardModel(Objective):
     """A mean over pairs, completions or labelled tokens of the step of weight x loss.
 
     Rewards are the head's outputs after the last token of a completion that counts;
@@ -172,10 +174,6 @@ class RewardModel:
     @property
     def needs(self) -> frozenset[Need]:
         return frozenset({"head"})
-
-    @property
-    def temperature_from_sampling(self) -> bool:
-        return False
 
     @property
     def _seen(self) -> str:
@@ -241,15 +239,6 @@ def last_outputs(head_BEK: jax.Array, active_BC: jax.Array) -> jax.Array:
     place_C = jnp.arange(1, active_BC.shape[1] + 1)
     last_B = jnp.where(active_BC, place_C, 0).max(axis=1)
     return jnp.take_along_axis(head_BEK, last_B[:, None, None], axis=1)[:, 0]
-
-
-def by_pair(x_B: jax.Array) -> jax.Array:
-    """(B,) to (P, 2)."""
-    if x_B.shape[0] % 2:
-        raise ValueError(
-            f"RewardModel wants rows chosen, rejected, ...; got {x_B.shape[0]} rows"
-        )
-    return x_B.reshape(-1, 2)
 
 
 def _widen(weight: jax.Array, like: jax.Array) -> jax.Array:

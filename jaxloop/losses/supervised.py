@@ -11,7 +11,7 @@ from jaxloop.losses.objective import (
     Batch,
     Counts,
     Kind,
-    Need,
+    Objective,
     TokenStats,
     active_tokens,
     row_weights,
@@ -23,7 +23,7 @@ TokenLoss = Callable[[jax.Array], jax.Array]
 
 
 @dataclass(frozen=True)
-class Supervised:
+class Supervised(Objective):
     """A mean over all trained tokens of the step, each with its weight.
 
     `weight_B` weighs sequences, `weight_BC` tokens; a weight below 0 turns imitation
@@ -47,14 +47,6 @@ class Supervised:
     @property
     def trains_on(self) -> Kind:
         return "demonstrations"
-
-    @property
-    def needs(self) -> frozenset[Need]:
-        return frozenset()
-
-    @property
-    def temperature_from_sampling(self) -> bool:
-        return False
 
     def counts(self, batch: Batch) -> Counts:
         """tokens."""

@@ -24,6 +24,7 @@ from jaxloop.losses.objective import (
     Kind,
     Memory,
     Need,
+    Objective,
     TokenStats,
     active_tokens,
     required,
@@ -118,7 +119,7 @@ def bco(
 
 
 @dataclass(frozen=True)
-class Unpaired:
+class Unpaired(Objective):
     """A mean over the step's valid examples of weight x loss; `label_B` > 0 is good.
 
     A loss that asks for `kl` makes rows come in twos: row 2i an example, row 2i + 1 its
@@ -152,10 +153,6 @@ class Unpaired:
         if self._asks("kl"):
             needs.append("mismatch")
         return frozenset(needs)
-
-    @property
-    def temperature_from_sampling(self) -> bool:
-        return False
 
     def _asks(self, name: str) -> bool:
         return name in keywords.asked(self.loss)

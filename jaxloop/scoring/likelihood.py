@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 
+from jaxloop.models.huggingface import read_shape, resolve_model_path
 from jaxloop.records import Prompt, Rollout, Score, Scored
 from jaxloop.scoring.scorer import Models
 
@@ -15,7 +15,8 @@ Item = tuple[Prompt, Rollout]
 class OfModels:
     """A scorer whose numbers come from models that a loop passes in (`bind`)."""
 
-    name: ClassVar[str]
+    name: str
+    """What the score is called in records and metrics."""
 
     def values(self, models: Models, items: Sequence[Item]) -> np.ndarray:
         """(N,): a number for each completion."""
@@ -64,11 +65,12 @@ class ImplicitReward(OfModels):
     to prefer, as a reward (Rafailov et al. 2023, arXiv 2305.18290, section 4; as a
     reward for the next round: DICE, arXiv 2406.09760)."""
 
-    name: ClassVar[str] = "implicit_reward"
     beta: float = 0.1
     """The beta that the policy was trained with."""
     normalise: bool = False
     """Divide by the number of tokens."""
+    name: str = "implicit_reward"
+    """What the score is called in records and metrics."""
 
     def values(self, models: Models, items: Sequence[Item]) -> np.ndarray:
         gap_N = models.logps(items) - models.logps(items, first=True)
@@ -81,10 +83,16 @@ class ImplicitReward(OfModels):
 class RewardHead(OfModels):
     """What a reward model's scalar head says after the last token."""
 
-    name: ClassVar[str] = "reward_model"
     path: str = ""
     """A Hugging Face directory with a `score.weight` and the policy's tokenizer; empty
     is the head of the policy itself."""
+    name: str = "reward_model"
+    """What the score is called in records and metrics; two in one `Sum` want two."""
+
+    def check(self, prompts: Sequence[Prompt]) -> None:
+        """ValueError for a directory without a model that has a head."""
+        if self.path and not read_shape(resolve_model_path(self.path)).outputs:
+            raise ValueError(f"RewardHead: {self.path} has no scalar head")
 
     def values(self, models: Models, items: Sequence[Item]) -> np.ndarray:
         return models.outputs(items, path=self.path)[:, 0]

@@ -7,7 +7,7 @@ compiled.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,6 +36,11 @@ class Layout:
     prompt: int
     completion: int
 
+    @classmethod
+    def holding(cls, prompt: int, completion: int) -> "Layout":
+        """For prompts and completions of so many tokens at most."""
+        return cls(bucket(prompt, prompt), bucket(completion, completion))
+
     @property
     def start(self) -> int:
         return self.prompt
@@ -43,6 +48,18 @@ class Layout:
     def width(self, rollouts: Sequence[Rollout]) -> int:
         longest = max((len(r.token_ids) for r in rollouts), default=1)
         return bucket(longest, self.completion)
+
+
+def longest_prompt(prompts: Iterable[Prompt]) -> int:
+    """In tokens; 1 of none."""
+    return max((len(prompt.token_ids) for prompt in prompts), default=1)
+
+
+def longest(rows: Iterable[Row]) -> tuple[int, int]:
+    """Tokens of the longest prompt and of the longest completion; 1 of none."""
+    rows = list(rows)
+    completions = (len(rollout.token_ids) for _, rollout in rows)
+    return longest_prompt(prompt for prompt, _ in rows), max(completions, default=1)
 
 
 def rows(
@@ -82,6 +99,11 @@ def rows(
         "mask_BC": mask_BC,
         "sampler_logp_BC": logp_BC,
     }
+
+
+def tokens_of(batch: Batch) -> Batch:
+    """What a model reads of a batch."""
+    return {k: batch[k] for k in ("tokens_BT", "positions_BT", "segments_BT")}
 
 
 def micro_batches(batch: Batch, accumulation: int) -> Batch:

@@ -18,10 +18,11 @@ HERE = Path(__file__).parent
 def launch(folder: Path, kind: str, *points: str) -> Path:
     """The folder of a run of the tiny config `kind` that was killed at those points."""
     out = folder / f"{kind}-{len(list(folder.iterdir()))}"
+    compiled = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(folder / "compiled"))
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": "",
-        "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
+        "JAX_COMPILATION_CACHE_DIR": compiled,
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),

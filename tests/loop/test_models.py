@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from jaxloop.loop.folder import read_records
-from jaxloop.loop.run import run
+from jaxloop.loop.reference import in_parts
+from jaxloop.loop.run import dry_run, run
 from jaxloop.loop.serve import convert_checkpoint
 from jaxloop.mesh import MeshShape
 from jaxloop.records import Scored
@@ -60,6 +61,25 @@ def test_a_reward_model_of_its_own_scores_the_samples(tmp_path):
 def test_a_policy_without_a_head_is_named(tmp_path):
     with pytest.raises(ValueError, match="no scalar head"):
         run(tiny(tmp_path / "out", RewardHead()))
+
+
+def test_a_directory_without_a_head_shows_before_anything_runs(tmp_path):
+    base = tiny_config.config("dpo", tmp_path / "out", mesh=MeshShape(8, 1, 1))
+    stage = replace(base.sft, batch_size=8, steps=1)
+    assert run(replace(base, sft=stage, recipe=None)) == 0
+    convert_checkpoint(tmp_path / "out" / "checkpoints" / "latest", tmp_path / "hf")
+    with pytest.raises(ValueError, match="no scalar head"):
+        dry_run(tiny(tmp_path / "run", RewardHead(str(tmp_path / "hf"))))
+
+
+def test_parts_of_a_batch_put_together_are_the_whole():
+    batch = {"tokens_BT": np.arange(24).reshape(6, 4)}
+    for parts in (1, 2, 3):
+        doubled, first = in_parts(
+            lambda part: (2 * part["tokens_BT"], part["tokens_BT"][:, 0]), batch, parts
+        )
+        np.testing.assert_array_equal(doubled, 2 * batch["tokens_BT"])
+        np.testing.assert_array_equal(first, batch["tokens_BT"][:, 0])
 
 
 def test_a_scorer_without_its_models_says_so():

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from jaxloop.config import ConfigError
+from jaxloop.experiment import Characters
 from jaxloop.loop.recipe import Online, Teacher
-from jaxloop.loop.run import run
+from jaxloop.loop.run import dry_run, run
 from jaxloop.loop.serve import convert_checkpoint
 from jaxloop.losses.objectives import Distill
 from jaxloop.mesh import MeshShape
@@ -21,7 +22,7 @@ def tiny(out, **changes):
         base.recipe,
         objective=Distill(),
         advantage=None,
-        schedule=Online(10, prompts=24),
+        schedule=Online(10, prompts=24, accumulation=3),
         **changes,
     )
     return replace(base, sft=replace(base.sft, batch_size=8), recipe=recipe)
@@ -51,10 +52,29 @@ def test_the_student_comes_nearer(tmp_path, teacher, together):
     assert np.mean(apart[-3:]) < 0.9 * np.mean(apart[:3])
 
 
-def test_a_context_with_an_unknown_field_names_those_that_are(tmp_path):
-    config = tiny(tmp_path / "out", teacher=Teacher(context="{gold}"))
-    with pytest.raises(ConfigError, match="gold"):
-        run(config)
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        (Teacher(context="{gold}"), "no field 'gold'"),
+        (Teacher(paths=("nowhere",)), "no such directory"),
+        (Teacher(context="{"), "recipe.teacher.context"),
+    ],
+)
+def test_what_is_wrong_with_a_teacher_shows_before_anything_runs(tmp_path, wrong, says):
+    with pytest.raises(ValueError, match=says):
+        dry_run(tiny(tmp_path / "out", teacher=wrong))
+
+
+def test_a_teacher_of_fewer_tokens_is_refused_and_one_that_fits_is_counted(
+    tmp_path, teacher
+):
+    config = tiny(tmp_path / "out", teacher=Teacher(paths=(teacher,)))
+    assert f"teacher {teacher}" in dry_run(config)
+    more = Characters("0123456789+=;#abcdefghijklmnopqrstuvwxyz")
+    shape = replace(config.model.shape, vocab=64)
+    model = replace(config.model, shape=shape)
+    with pytest.raises(ConfigError, match="must share it"):
+        dry_run(replace(config, tokenizer=more, model=model))
 
 
 def test_a_teacher_without_a_student_is_a_contradiction(tmp_path):
