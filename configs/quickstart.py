@@ -6,10 +6,11 @@ stage it mostly guesses too, and is mostly wrong. Then it improves itself: it sa
 answers to problems that were in no demonstration, something says which are good, and it
 is trained on pairs. The held-out problems are in neither set.
 
-    ./launch/local.sh configs/quickstart.py            gold answers (IRPO)
-    ./launch/local.sh configs/quickstart.py:scpo       no answers: votes (ScPO)
-    ./launch/local.sh configs/quickstart.py:grpo       gold answers, online (GRPO)
-    ./launch/local.sh configs/quickstart.py:shuffled   control: rewards without meaning
+    ./launch/local.sh configs/quickstart.py     gold answers (IRPO); or a variant:
+        quickstart.py:self_rewarding            no answers: its own verdicts
+        quickstart.py:scpo                      no answers: votes (ScPO)
+        quickstart.py:grpo                      gold answers, online (GRPO)
+        quickstart.py:shuffled                  control: rewards without meaning
 
 Expected: docs/quickstart.md has the table over five seeds. The settings are our own.
 """
@@ -22,9 +23,24 @@ from jaxloop.loop.recipe import Evaluation, Online, Recipe, Rounds, SupervisedSt
 from jaxloop.losses.objectives import Pairwise, Policy
 from jaxloop.models.decoder import ModelShape
 from jaxloop.prompts.arithmetic import Arithmetic, direct_share
+from jaxloop.prompts.judged_arithmetic import (
+    JUDGE_TEMPLATE,
+    JudgedArithmetic,
+    read_verdict,
+)
 from jaxloop.sampling.settings import Sampling
-from jaxloop.scoring import After, MajorityVote, Numeric, Shuffled
+from jaxloop.scoring import (
+    After,
+    Exact,
+    Judge,
+    MajorityVote,
+    Numeric,
+    Regex,
+    Routed,
+    Shuffled,
+)
 from jaxloop.selection import (
+    BestWorst,
     CorrectIncorrect,
     GroupAdvantage,
     MinVote,
@@ -47,6 +63,22 @@ IRPO = Recipe(
     schedule=ROUNDS,
     optimizer=ADAM,
 )
+JUDGE = Judge(
+    template=JUDGE_TEMPLATE,
+    parse=read_verdict,
+    sampling=replace(SAMPLING, n=3, max_new_tokens=36),
+    sees=After("#"),
+    question="problem",
+    guarded=False,
+    truth=GOLD,
+)
+SELF_REWARDING = replace(
+    IRPO,
+    scorer=JUDGE,
+    selector=BestWorst(gap=0.5),
+    objective=Pairwise(beta=0.5),
+    schedule=replace(ROUNDS, epochs=2),
+)
 SCPO = replace(
     IRPO,
     scorer=VOTE,
@@ -68,6 +100,7 @@ RECIPES = {
     "scpo": SCPO,
     "grpo": GRPO,
     "shuffled": replace(IRPO, scorer=Shuffled(GOLD)),
+    "self_rewarding": SELF_REWARDING,
 }
 
 
@@ -75,7 +108,7 @@ def get_config(variant: str | None = None) -> Config:
     if variant is not None and variant not in RECIPES:
         raise unknown_variant(variant, [name for name in RECIPES if name])
     world = Arithmetic()
-    return Config(
+    config = Config(
         name="quickstart" if variant is None else f"quickstart-{variant}",
         model=Model(shape=ModelShape(vocab=16), dtype="float32", remat="none"),
         tokenizer=Characters(world.alphabet),
@@ -98,4 +131,25 @@ def get_config(variant: str | None = None) -> Config:
             sampling=replace(SAMPLING, n=1, temperature=0.0),
             measures=(direct_share,),
         ),
+    )
+    return judging(config) if variant == "self_rewarding" else config
+
+
+def judging(config: Config) -> Config:
+    """The same, with a model that is shown how to judge as well, and is measured by
+    verdicts on held-out problems too."""
+    world, verdicts = JudgedArithmetic(), Exact(extract=Regex(r"([YN])$"))
+    assert config.sft is not None
+    evaluation = replace(
+        config.evaluation,
+        scorer=Routed((("verdicts", verdicts),), GOLD),
+        sampling=replace(config.evaluation.sampling, max_new_tokens=36),
+    )
+    return replace(
+        config,
+        model=replace(config.model, shape=ModelShape(vocab=32)),
+        tokenizer=Characters(world.alphabet),
+        data=world,
+        sft=replace(config.sft, steps=1000),
+        evaluation=evaluation,
     )

@@ -69,22 +69,35 @@ class Score:
 
 @dataclass(frozen=True)
 class Judgement:
-    """A judge's rollout and what it says of the rollouts `of` (their indices, in the
-    order shown). `values` is None when it could not be parsed: invalid, never 0."""
+    """What a judge wrote of the rollouts `of` (their indices, in the order shown).
 
-    prompt_id: str
+    `prompt` is what the judge read, `rollouts` its n answers. `values` has for each of
+    these a number for each rollout shown; None where it could not be parsed: invalid,
+    never 0. `scores`: what a meta-judge says of the answers, one each, or (). `judge`:
+    the name of the scorer that asked.
+    """
+
+    prompt: Prompt
     of: tuple[int, ...]
-    rollout: Rollout
-    values: tuple[float, ...] | None
+    rollouts: tuple[Rollout, ...]
+    values: tuple[tuple[float, ...] | None, ...]
+    scores: tuple[float | None, ...] = ()
+    judge: str = "judge"
+
+    def __post_init__(self):
+        assert len(self.values) == len(self.rollouts), "values for each judgement"
+        assert len(self.scores) in (0, len(self.rollouts)), "one score a judgement"
 
 
 @dataclass(frozen=True)
 class Scored:
-    """A prompt with its rollouts and their scores in the same order (none yet: ())."""
+    """A prompt with its rollouts and their scores in the same order (none yet: ()),
+    and the judgements that they come from, where a judge gave them."""
 
     prompt: Prompt
     rollouts: tuple[Rollout, ...]
     scores: tuple[Score, ...]
+    judgements: tuple[Judgement, ...] = ()
 
     def __post_init__(self):
         assert len(self.scores) in (0, len(self.rollouts)), "one score a rollout"
@@ -179,22 +192,37 @@ _NESTED = {
     ("Group", "prompt"): Prompt,
     ("Pair", "chosen"): Rollout,
     ("Pair", "rejected"): Rollout,
-    ("Judgement", "rollout"): Rollout,
+    ("Judgement", "prompt"): Prompt,
     ("Labelled", "prompt"): Prompt,
     ("Labelled", "rollout"): Rollout,
 }
-_NESTED_LISTS = {"rollouts": Rollout, "scores": Score}
+_NESTED_LISTS = {
+    ("Scored", "rollouts"): Rollout,
+    ("Scored", "scores"): Score,
+    ("Scored", "judgements"): Judgement,
+    ("Group", "rollouts"): Rollout,
+    ("Group", "scores"): Score,
+    ("Judgement", "rollouts"): Rollout,
+}
 
 
 def _build(kind, data: dict):
     values = {}
     for f in dataclasses.fields(kind):
+        if f.name not in data and f.default is not dataclasses.MISSING:
+            continue  # written before the field was there
         value = data[f.name]
         if (kind.__name__, f.name) in _NESTED:
             value = _build(_NESTED[kind.__name__, f.name], value)
-        elif f.name in _NESTED_LISTS:
-            value = tuple(_build(_NESTED_LISTS[f.name], item) for item in value)
+        elif (kind.__name__, f.name) in _NESTED_LISTS:
+            inner = _NESTED_LISTS[kind.__name__, f.name]
+            value = tuple(_build(inner, item) for item in value)
         elif isinstance(value, list):
-            value = tuple(value)
+            value = _tuples(value)
         values[f.name] = value
     return kind(**values)
+
+
+def _tuples(value):
+    """Lists as tuples, at any depth."""
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value

@@ -42,31 +42,51 @@ def evaluation_metrics(
 ) -> dict[str, float]:
     """`eval/accuracy` (mean score) and its relatives; unscored rollouts count as wrong.
 
-    With n > 1 samples a prompt, `eval/pass@n` and `eval/maj@n` take a score of at least
-    1 as correct. `measures` are averaged over all rollouts under their function's name.
+    Prompts whose row has a field `set` are measured by themselves: `eval/SET/accuracy`
+    and so on. With such prompts only, there is no plain `eval/accuracy`.
+    """
+    by_set: dict[str, list[Scored]] = {}
+    for row in scored:
+        by_set.setdefault(str(row.prompt.columns.get("set", "")), []).append(row)
+    return {
+        f"eval/{name}/{metric}" if name else f"eval/{metric}": value
+        for name, rows in by_set.items()
+        for metric, value in _metrics_of(rows, measures).items()
+    }
+
+
+def _metrics_of(
+    scored: Sequence[Scored], measures: Sequence[Callable[[Prompt, Rollout], float]]
+) -> dict[str, float]:
+    """Of one set of prompts.
+
+    With n > 1 samples a prompt, `pass@n` and `maj@n` take a score of at least 1 as
+    correct. Components are averaged over the rollouts that have them, `measures` over
+    all of them, under their function's name.
     """
     values = [[score.value or 0.0 for score in s.scores] for s in scored]
     rollouts = [(s.prompt, rollout) for s in scored for rollout in s.rollouts]
     lengths = [len(rollout.token_ids) for _, rollout in rollouts]
     n = len(values[0])
     metrics = {
-        "eval/accuracy": float(np.mean(values)),
-        "eval/completions/mean_length": float(np.mean(lengths)),
-        "eval/completions/clipped_ratio": float(
+        "accuracy": float(np.mean(values)),
+        "completions/mean_length": float(np.mean(lengths)),
+        "completions/clipped_ratio": float(
             np.mean([rollout.stop == "length" for _, rollout in rollouts])
         ),
     }
     if n > 1:
         correct = [sum(value >= 1.0 for value in row) for row in values]
         passed = [pass_at_k(n, c, n) for c in correct]
-        metrics[f"eval/pass@{n}"] = float(np.mean(passed))
-        metrics[f"eval/maj@{n}"] = float(np.mean([majority_correct(s) for s in scored]))
+        metrics[f"pass@{n}"] = float(np.mean(passed))
+        metrics[f"maj@{n}"] = float(np.mean([majority_correct(s) for s in scored]))
     for name in sorted(
         {name for s in scored for c in s.scores for name in c.components}
     ):
-        parts = [c.components.get(name, 0.0) for s in scored for c in s.scores]
-        metrics[f"eval/{name}"] = float(np.mean(parts))
+        scores = [score for s in scored for score in s.scores]
+        parts = [c.components[name] for c in scores if name in c.components]
+        metrics[name] = float(np.mean(parts))
     for measure in measures:
         taken = [measure(prompt, rollout) for prompt, rollout in rollouts]
-        metrics[f"eval/{measure.__name__}"] = float(np.mean(taken))
+        metrics[measure.__name__] = float(np.mean(taken))
     return metrics

@@ -1,42 +1,136 @@
-"""What scorers may ask of models: the policy, the model that the recipe started from, a
-reward model. The scorers know nothing of meshes; they get this passed in."""
+"""What scorers may ask of models: the policy, the model that the recipe started from,
+others from directories. The scorers know nothing of meshes; they get this passed in."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import jax
 import numpy as np
 
 from jaxloop.config import ConfigError
 from jaxloop.loop import store
+from jaxloop.loop.drawing import sample
+from jaxloop.loop.folder import append_records, whole_records
 from jaxloop.loop.reference import rollout_logps
 from jaxloop.loop.workbench import Workbench
 from jaxloop.models.decoder import Decoder
+from jaxloop.models.huggingface import resolve_model_path
+from jaxloop.prompts.tokenizer import load_tokenizer
+from jaxloop.records import Prompt, Rollout, Scored
+from jaxloop.sampling.engine import Engine
+from jaxloop.sampling.settings import Sampling
 from jaxloop.scoring.scorer import Scorer, bind
 from jaxloop.training.batches import Layout, Row, longest, rows, tokens_of
 from jaxloop.training.step import make_head_scorer
 
 
-def bound(bench: Workbench, scorer: Scorer, params: dict) -> Scorer:
-    """The scorer with the models it asks for; `params` are the policy's."""
-    return bind(scorer, LoopModels(bench, params))
+def bound(
+    bench: Workbench,
+    scorer: Scorer,
+    params: dict,
+    judging_key: jax.Array,
+    *,
+    version: int,
+    journal: Path | None = None,
+) -> Scorer:
+    """The scorer with the models it asks for: `LoopModels`."""
+    models = LoopModels(bench, params, judging_key, version, journal)
+    return bind(scorer, models)
 
 
 @dataclass(frozen=True)
 class LoopModels:
     """The models of a run. Those beside the policy are loaded once and stay on the
-    devices."""
+    devices.
+
+    `params` are the policy's, `version` the updates in them. What models write is kept
+    in `journal`, where there is one, as it comes; after an interruption it is read from
+    there.
+    """
 
     bench: Workbench
     params: dict
+    key: jax.Array
+    version: int
+    journal: Path | None = None
+
+    def prompts(self, texts: Mapping[str, str], *, by: str = "policy") -> list[Prompt]:
+        """A prompt for each id and text: as a user's message where the tokenizer has a
+        chat template, else as it is."""
+        tokenizer = self._writer(by)[0].tokenizer
+
+        def encoded(text: str) -> tuple[int, ...]:
+            if tokenizer.chat_template is None:
+                return tokenizer.encode_prompt(text)
+            message = {"role": "user", "content": text}
+            return tokenizer.chat_ids([message], add_generation_prompt=True)
+
+        return [Prompt(id, text, encoded(text)) for id, text in texts.items()]
+
+    def special_tokens(self, *, by: str = "policy") -> Collection[str]:
+        """The special tokens of that model's tokenizer, as text."""
+        tokenizer = self._writer(by)[0].tokenizer.hf
+        added = tokenizer.added_tokens_decoder.values()
+        return {*tokenizer.all_special_tokens, *(t.content for t in added if t.special)}
+
+    def write(
+        self, prompts: Sequence[Prompt], sampling: Sampling, *, by: str = "policy"
+    ) -> list[tuple[Rollout, ...]]:
+        """`sampling.n` rollouts of each prompt, by the "policy", the "first" model or
+        that of a directory."""
+        engine, params = self._writer(by)
+        written: dict[str, tuple[Rollout, ...]] = {}
+        if self.journal is not None:
+            kept = whole_records(self.journal, Scored)
+            written = {row.prompt.id: row.rollouts for row in kept}
+        waiting = [prompt for prompt in prompts if prompt.id not in written]
+        size = max(8 * sampling.rows // sampling.n, 1)
+        total = len(waiting) * sampling.n
+        if self.journal is not None:
+            self.bench.progress.phase("judging", total=total)
+        for place in range(0, len(waiting), size):
+            part = waiting[place : place + size]
+            rollouts = sample(
+                self.bench,
+                params,
+                part,
+                sampling,
+                self.key,
+                self.version,
+                done=place * sampling.n,
+                show=self.journal is not None,
+                engine=engine,
+            )
+            written |= {p.id: r for p, r in zip(part, rollouts, strict=True)}
+            if self.journal is not None:
+                rows = [Scored(p, written[p.id], ()) for p in part]
+                append_records(self.journal, rows)
+        return [written[prompt.id] for prompt in prompts]
+
+    def _writer(self, by: str) -> tuple[Engine, dict]:
+        """Who writes: an engine and its parameters."""
+        if by == "policy":
+            return self.bench.engine, self.params
+        if by == "first":
+            return self.bench.engine, self._first()
+        kept, name = self.bench.kept, f"engine {by}"
+        model, params = self.bench.other_model(by, own_tokenizer=True)
+        if name not in kept:
+            tokenizer = load_tokenizer(str(resolve_model_path(by)))
+            kept[name] = Engine(model, tokenizer, self.bench.mesh)
+        return kept[name], params
+
+    def _first(self) -> dict:
+        kept = self.bench.kept
+        if "first" not in kept:
+            kept["first"] = store.load_seed(self.bench)
+        return kept["first"]
 
     def logps(self, items: Sequence[Row], *, first: bool = False) -> np.ndarray:
         """(N,) float64: log-probability of each completion at temperature 1, summed,
         under the policy or under the `first` model, which the recipe started from."""
-        kept = self.bench.kept
-        if first and "first" not in kept:
-            kept["first"] = store.load_seed(self.bench)
-        params = kept["first"] if first else self.params
+        params = self._first() if first else self.params
         layout, size = self._layout(items), self._size(items)
         logp_NC = rollout_logps(self.bench, params, items, size, layout=layout)
         return logp_NC.astype(np.float64).sum(axis=1)

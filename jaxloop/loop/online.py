@@ -14,15 +14,17 @@ import jax
 
 from jaxloop.loop import store
 from jaxloop.loop.actors import Actors
+from jaxloop.loop.drawing import sample
 from jaxloop.loop.folder import write_records
 from jaxloop.loop.models import bound
 from jaxloop.loop.online_batches import StepBatches
 from jaxloop.loop.recipe import Online, Recipe
-from jaxloop.loop.stations import evaluate, sample, sampler_gap
+from jaxloop.loop.stations import evaluate, sampler_gap
 from jaxloop.loop.store import Position
 from jaxloop.loop.updates import Line, Stage, train
 from jaxloop.loop.workbench import Workbench, key, rng
 from jaxloop.records import Prompt
+from jaxloop.scoring.judge_metrics import judge_metrics
 from jaxloop.scoring.metrics import score_metrics, score_warnings
 from jaxloop.training.batches import Batch, micro_batches
 from jaxloop.training.optimizer import learning_rate
@@ -119,9 +121,15 @@ def _sampled_batch(
         show=False,
     )
     drawn = time.perf_counter()
-    scored = bound(bench, recipe.scorer, params)(prompts, rollouts)
+    scored = bound(
+        bench,
+        recipe.scorer,
+        params,
+        key(bench.config.seed, "judging", 1, step),
+        version=step * schedule.updates,
+    )(prompts, rollouts)
     ended = time.perf_counter()
-    scores = score_metrics(scored)
+    scores = score_metrics(scored) | judge_metrics(scored)
     warn_once(bench, score_warnings(scores), step)
     line = scores | {
         "sample/staleness_mean": float(step - actors.sampler_step),

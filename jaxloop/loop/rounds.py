@@ -16,6 +16,7 @@ import jax
 import numpy as np
 
 from jaxloop.loop import store
+from jaxloop.loop.drawing import sample
 from jaxloop.loop.folder import (
     append_records,
     read_records,
@@ -28,10 +29,11 @@ from jaxloop.loop.models import bound
 from jaxloop.loop.recipe import Recipe, Rounds, produces
 from jaxloop.loop.round_training import known_logps, train_round
 from jaxloop.loop.selecting import Selected, select
-from jaxloop.loop.stations import evaluate, sample, sampler_gap
+from jaxloop.loop.stations import evaluate, sampler_gap
 from jaxloop.loop.store import Position
 from jaxloop.loop.workbench import Workbench, key, rng
 from jaxloop.records import Prompt, Scored
+from jaxloop.scoring.judge_metrics import judge_metrics
 from jaxloop.scoring.metrics import score_metrics, score_warnings
 
 
@@ -65,7 +67,7 @@ def one_round(
     if params is not None:
         _write_selection(bench, recipe, index, selected)
         gap = sampler_gap(bench, params, scored, 2 * schedule_of(recipe).batch_size)
-        scores = score_metrics(scored)
+        scores = score_metrics(scored) | judge_metrics(scored)
         for warning in score_warnings(scores):
             bench.progress.line(f"round {index + 1}: {warning}")
         line = scores | selected.metrics | gap | seconds
@@ -115,8 +117,10 @@ def sampled_and_scored(
     how long the making took."""
     folder = bench.folder.round(position.round)
     finished, growing = folder / "rollouts.jsonl", folder / "samples.jsonl"
+    judgements = folder / "judgements.jsonl"
     if finished.exists():
         growing.unlink(missing_ok=True)
+        judgements.unlink(missing_ok=True)
         return read_records(finished, Scored), {}
     assert params is not None, f"{finished} is gone, and the weights that made it too"
     prompts = round_prompts(bench, schedule_of(recipe), position.round)
@@ -124,10 +128,18 @@ def sampled_and_scored(
     sampled = _sample_all(bench, recipe, params, prompts, position, growing)
     drawn = time.perf_counter()
     bench.progress.phase("scoring", total=len(prompts), unit="prompts")
-    scorer = bound(bench, recipe.scorer, params)
+    scorer = bound(
+        bench,
+        recipe.scorer,
+        params,
+        key(bench.config.seed, "judging", 0, position.round),
+        version=position.step,
+        journal=judgements,
+    )
     scored = scorer(prompts, [s.rollouts for s in sampled])
     write_records(finished, scored)
     growing.unlink(missing_ok=True)
+    judgements.unlink(missing_ok=True)  # they are in the rollouts' records
     ended = time.perf_counter()
     return scored, {"timing_s/gen": drawn - began, "timing_s/score": ended - drawn}
 

@@ -1,4 +1,4 @@
-"""The stations that rounds and online share: sample, score, measure the sampler."""
+"""The stations that rounds and online share: evaluate, measure the sampler."""
 
 import time
 from collections.abc import Sequence
@@ -7,43 +7,13 @@ import jax
 import numpy as np
 
 from jaxloop.evaluation.accuracy import evaluation_metrics
+from jaxloop.loop.drawing import sample
 from jaxloop.loop.folder import write_records
 from jaxloop.loop.models import bound
 from jaxloop.loop.workbench import Workbench, key
-from jaxloop.records import Prompt, Rollout, Scored
+from jaxloop.records import Scored
+from jaxloop.scoring.judge_metrics import judge_metrics
 from jaxloop.training.batches import rows
-
-
-def sample(
-    bench: Workbench,
-    params: dict,
-    prompts: Sequence[Prompt],
-    sampling,
-    sampling_key: jax.Array,
-    version: int,
-    *,
-    done: int = 0,
-    show: bool = True,
-) -> list[tuple[Rollout, ...]]:
-    """Rollouts of `prompts`; a safe point all the way through.
-
-    Shows progress: `done` rollouts came before these.
-    """
-
-    def on_progress(finished: int, total: int, tokens: int) -> None:
-        bench.interrupt.check()
-        if show:
-            bench.progress.update(done + finished, tokens=tokens)
-
-    with jax.set_mesh(bench.mesh):
-        return bench.engine.sample(
-            params,
-            prompts,
-            sampling,
-            key=sampling_key,
-            version=version,
-            on_progress=on_progress,
-        )
 
 
 def evaluate(
@@ -65,8 +35,15 @@ def evaluate(
     rollouts = sample(
         bench, params, prompts, evaluation.sampling, evaluation_key, version=step
     )
-    scored = bound(bench, evaluation.scorer, params)(prompts, rollouts)
+    scored = bound(
+        bench,
+        evaluation.scorer,
+        params,
+        key(bench.config.seed, "judging", 2),
+        version=step,
+    )(prompts, rollouts)
     metrics = evaluation_metrics(scored, evaluation.measures)
+    metrics |= {f"eval/{name}": x for name, x in judge_metrics(scored).items()}
     write_records(bench.folder.evaluation(name), scored)
     timing = {"timing_s/eval": time.perf_counter() - began}
     bench.metrics.write(step, metrics | timing, phase=phase, round=round)

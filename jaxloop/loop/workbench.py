@@ -30,7 +30,7 @@ from jaxloop.training.batches import Layout, longest_prompt
 from jaxloop.training.step import make_scorer, make_train_step, state_shardings
 
 # What a random stream is for: no two stations ever draw from the same one.
-STREAMS = ("init", "prompts", "sampling", "selection", "order", "evaluation")
+STREAMS = ("init", "prompts", "sampling", "selection", "order", "evaluation", "judging")
 
 
 def stream_seed(seed: int, stream: str, *indices: int) -> list[int]:
@@ -116,11 +116,14 @@ class Workbench:
             )
         return new_params(self.model, self.mesh, self.config.seed, dtype)
 
-    def other_model(self, path: str) -> tuple[Decoder, dict]:
-        """A model beside the policy, in the run's dtypes; loaded once."""
+    def other_model(
+        self, path: str, *, own_tokenizer: bool = False
+    ) -> tuple[Decoder, dict]:
+        """A model beside the policy, in the run's dtypes; loaded once. Unless it comes
+        with its `own_tokenizer` it must know the run's tokens."""
         name = f"model {path}"
         if name not in self.kept:
-            shape = other_shape(path, self.tokenizer.size)
+            shape = other_shape(path, 0 if own_tokenizer else self.tokenizer.size)
             dtype, where = self.config.model.param_dtype, resolve_model_path(path)
             params = load_params(where, shape, self.mesh, dtype)
             self.kept[name] = (Decoder(shape, self.model.dtype), params)

@@ -29,8 +29,12 @@ class Problem(NamedTuple):
     b: int
 
     @property
+    def question(self) -> str:
+        return f"{self.a}+{self.b}"
+
+    @property
     def text(self) -> str:
-        return f"{self.a}+{self.b}="
+        return f"{self.question}="
 
     @property
     def answer(self) -> str:
@@ -91,24 +95,36 @@ class Arithmetic:
         return 10 * self.digits
 
     def load(self, tokenizer: Tokenizer) -> Dataset:
-        """The problems as records; `columns` are {"answer": "122"}. ValueError where
-        there are not so many different problems."""
+        """The problems as records; `columns` are `answer` ("122") and `problem`
+        ("37+85"). ValueError where there are not so many different problems."""
+        rng, train, test, shown = self._split()
+        guesses = round(self.direct * len(shown))
+        errors = rng.integers(-self.guess_error, self.guess_error + 1, guesses)
+        texts = [p.guess(e) for p, e in zip(shown, errors, strict=False)]
+        texts += [p.working() for p in shown[guesses:]]
+        return Dataset(
+            train=self._prompts("train", train, tokenizer),
+            test=self._prompts("test", test, tokenizer),
+            demonstrations=[
+                demonstration(f"demonstration:{i}", shown[i].text, texts[i], tokenizer)
+                for i in rng.permutation(len(texts))
+            ],
+        )
+
+    def _split(
+        self,
+    ) -> tuple[np.random.Generator, list[Problem], list[Problem], list[Problem]]:
+        """(a generator that has drawn them, the problems of train, test and
+        demonstrations)."""
         counts = self.train, self.test, self.demonstrations
         rng = np.random.default_rng([self.seed, self.digits])
         problems = draw_problems(rng, self.digits, sum(counts))
-        train, test, shown = np.split(np.arange(sum(counts)), np.cumsum(counts)[:-1])
-        guesses = round(self.direct * len(shown))
-        shown_problems = [problems[i] for i in shown]
-        errors = rng.integers(-self.guess_error, self.guess_error + 1, guesses)
-        texts = [p.guess(e) for p, e in zip(shown_problems, errors, strict=False)]
-        texts += [p.working() for p in shown_problems[guesses:]]
-        return Dataset(
-            train=self._prompts("train", [problems[i] for i in train], tokenizer),
-            test=self._prompts("test", [problems[i] for i in test], tokenizer),
-            demonstrations=[
-                _demonstration(i, shown_problems[i], texts[i], tokenizer)
-                for i in rng.permutation(len(texts))
-            ],
+        border = self.train + self.test
+        return (
+            rng,
+            problems[: self.train],
+            problems[self.train : border],
+            problems[border:],
         )
 
     def _prompts(
@@ -119,7 +135,7 @@ class Arithmetic:
                 id=f"{split}:{i}",
                 text=problem.text,
                 token_ids=tokenizer.encode_prompt(problem.text),
-                columns={"answer": problem.answer},
+                columns={"answer": problem.answer, "problem": problem.question},
             )
             for i, problem in enumerate(problems)
         ]
@@ -159,12 +175,10 @@ def direct_share(prompt: Prompt, rollout: Rollout) -> float:
     return float(is_direct(rollout.text))
 
 
-def _demonstration(
-    index: int, problem: Problem, completion: str, tokenizer: Tokenizer
+def demonstration(
+    id: str, text: str, completion: str, tokenizer: Tokenizer
 ) -> Demonstration:
+    """A completion of a text, as a record."""
     return demonstrations.from_completion(
-        f"demonstration:{index}",
-        tokenizer.encode_prompt(problem.text),
-        tokenizer.encode(completion),
-        tokenizer,
+        id, tokenizer.encode_prompt(text), tokenizer.encode(completion), tokenizer
     )

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 
 import numpy as np
 
@@ -56,6 +57,7 @@ class Sum:
                     _sum(scores, weights)
                     for scores in zip(*(row.scores for row in rows), strict=True)
                 ),
+                tuple(chain.from_iterable(row.judgements for row in rows)),
             )
             for rows in zip(*parts, strict=True)
         ]
@@ -122,6 +124,7 @@ class Shuffled:
                 row.prompt,
                 row.rollouts,
                 tuple(dealt[i, j] for j in range(len(row.scores))),
+                row.judgements,
             )
             for i, row in enumerate(scored)
         ]

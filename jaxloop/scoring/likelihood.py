@@ -7,60 +7,43 @@ import numpy as np
 
 from jaxloop.models.huggingface import read_shape, resolve_model_path
 from jaxloop.records import Prompt, Rollout, Score, Scored
-from jaxloop.scoring.scorer import Models
+from jaxloop.scoring.scorer import Models, OfModels, score_each
 
 Item = tuple[Prompt, Rollout]
 
 
-class OfModels:
-    """A scorer whose numbers come from models that a loop passes in (`bind`)."""
+class Valued(OfModels):
+    """A scorer to which models say one number of each completion."""
 
     name: str
     """What the score is called in records and metrics."""
 
     def values(self, models: Models, items: Sequence[Item]) -> np.ndarray:
-        """(N,): a number for each completion."""
+        """(N,)."""
         raise NotImplementedError
 
-    def with_models(self, models: Models) -> "Bound":
-        return Bound(self, models)
-
-    def __call__(
-        self, prompts: Sequence[Prompt], rollouts: Sequence[tuple[Rollout, ...]]
-    ) -> list[Scored]:
-        name = type(self).__name__
-        raise ValueError(f"{name} asks a model, and was given none by a loop")
-
-
-@dataclass(frozen=True)
-class Bound:
-    """Such a scorer with its models."""
-
-    scorer: OfModels
-    models: Models
-
-    def __call__(
-        self, prompts: Sequence[Prompt], rollouts: Sequence[tuple[Rollout, ...]]
+    def score(
+        self,
+        models: Models,
+        prompts: Sequence[Prompt],
+        rollouts: Sequence[tuple[Rollout, ...]],
     ) -> list[Scored]:
         items = [
             (prompt, rollout)
             for prompt, group in zip(prompts, rollouts, strict=True)
             for rollout in group
         ]
-        values = iter(self.scorer.values(self.models, items).tolist())
-        return [
-            Scored(prompt, group, tuple(self._score(next(values)) for _ in group))
-            for prompt, group in zip(prompts, rollouts, strict=True)
-        ]
+        values = iter(self.values(models, items).tolist())
+        return score_each(prompts, rollouts, lambda *_: self._score(next(values)))
 
     def _score(self, value: float) -> Score:
         if not np.isfinite(value):
             return Score(None, "nan")
-        return Score(value, components={self.scorer.name: value})
+        return Score(value, components={self.name: value})
 
 
 @dataclass(frozen=True)
-class ImplicitReward(OfModels):
+class ImplicitReward(Valued):
     """beta x log(policy / first model) of a completion: what DPO has taught the policy
     to prefer, as a reward (Rafailov et al. 2023, arXiv 2305.18290, section 4; as a
     reward for the next round: DICE, arXiv 2406.09760)."""
@@ -80,7 +63,7 @@ class ImplicitReward(OfModels):
 
 
 @dataclass(frozen=True)
-class RewardHead(OfModels):
+class RewardHead(Valued):
     """What a reward model's scalar head says after the last token."""
 
     path: str = ""

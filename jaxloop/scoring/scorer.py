@@ -1,12 +1,14 @@
 """What every scorer shares: the protocol, reading a gold column, scoring one by one."""
 
 import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
 from jaxloop.records import Prompt, Rollout, Score, Scored
+from jaxloop.sampling.settings import Sampling
 
 
 class Scorer(Protocol):
@@ -38,6 +40,56 @@ class Models(Protocol):
         """(N, K): a scalar head's outputs after each completion, of the policy or of
         the model in the directory `path`."""
         ...
+
+    def prompts(self, texts: Mapping[str, str], *, by: str = "policy") -> list[Prompt]:
+        """Requests to a model, as its tokenizer and chat template have them: a prompt
+        for each id and text."""
+        ...
+
+    def special_tokens(self, *, by: str = "policy") -> Collection[str]:
+        """What no text that others wrote may spell in a request to that model."""
+        ...
+
+    def write(
+        self, prompts: Sequence[Prompt], sampling: Sampling, *, by: str = "policy"
+    ) -> list[tuple[Rollout, ...]]:
+        """What a model answers to such prompts: the "policy", the "first" model, which
+        the recipe started from, or that of a directory."""
+        ...
+
+
+class OfModels:
+    """A scorer that asks models, which a loop passes in (`bind`)."""
+
+    def score(
+        self,
+        models: Models,
+        prompts: Sequence[Prompt],
+        rollouts: Sequence[tuple[Rollout, ...]],
+    ) -> list[Scored]:
+        raise NotImplementedError
+
+    def with_models(self, models: Models) -> "Bound":
+        return Bound(self, models)
+
+    def __call__(
+        self, prompts: Sequence[Prompt], rollouts: Sequence[tuple[Rollout, ...]]
+    ) -> list[Scored]:
+        name = type(self).__name__
+        raise ValueError(f"{name} asks a model, and was given none by a loop")
+
+
+@dataclass(frozen=True)
+class Bound:
+    """Such a scorer with its models."""
+
+    scorer: OfModels
+    models: Models
+
+    def __call__(
+        self, prompts: Sequence[Prompt], rollouts: Sequence[tuple[Rollout, ...]]
+    ) -> list[Scored]:
+        return self.scorer.score(self.models, prompts, rollouts)
 
 
 def bind(scorer: Scorer, models: Models) -> Scorer:

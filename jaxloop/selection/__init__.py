@@ -13,7 +13,40 @@ from jaxloop.selection.advantages import (
     groups,
     rewards_of,
 )
-from jaxloop.selection.filters import MinVote, PassRate, drop_identical, pair_metrics
+from jaxloop.selection.consistency import (
+    RankConsistency,
+    kendall,
+    spearman,
+    top_order,
+)
+from jaxloop.selection.filters import (
+    AnswerConsistency,
+    MinVote,
+    PassRate,
+    drop_identical,
+    pair_metrics,
+)
+from jaxloop.selection.joint_order import (
+    JointOrder,
+    JointScore,
+    joint_order_rewards,
+    joint_score_rewards,
+)
+from jaxloop.selection.judge_pairs import JudgePairs, disagreement
+from jaxloop.selection.length_control import (
+    TierLength,
+    ZLength,
+    characters,
+    token_count,
+)
+from jaxloop.selection.overlap import Decontaminate, Dedupe
+from jaxloop.selection.pool_filters import RIP, MinimumScore, RIPBounds
+from jaxloop.selection.pseudo_labels import (
+    PseudoLabels,
+    label_weights,
+    prompt_weights,
+    vote_matrix,
+)
 from jaxloop.selection.selectors import (
     AllCorrect,
     BestWorst,
@@ -30,36 +63,63 @@ from jaxloop.selection.shaping import (
     process_advantages,
     to_go,
 )
+from jaxloop.selection.streams import LabelBalanced, Streams
 from jaxloop.selection.weights import Uniform, VoteMargin
 
 __all__ = [
     "GDPO",
     "OPO",
+    "RIP",
     "AllCorrect",
+    "AnswerConsistency",
     "BestWorst",
     "CorrectIncorrect",
+    "Decontaminate",
+    "Dedupe",
     "GroupAdvantage",
+    "JointOrder",
+    "JointScore",
+    "JudgePairs",
+    "LabelBalanced",
     "Labels",
     "LeaveOneOut",
     "MaxRL",
     "MinVote",
+    "MinimumScore",
     "NegativeOffset",
     "Overlong",
     "PassAtK",
     "PassRate",
     "PerRole",
     "PromptWeight",
+    "PseudoLabels",
+    "RIPBounds",
+    "RankConsistency",
     "ReinforcePlusPlus",
+    "Streams",
+    "TierLength",
     "TopOne",
     "Uniform",
     "VoteClusters",
     "VoteMargin",
+    "ZLength",
     "by_segment",
+    "characters",
+    "disagreement",
     "drop_identical",
     "group_advantages",
     "groups",
+    "joint_order_rewards",
+    "joint_score_rewards",
+    "kendall",
+    "label_weights",
     "pair_metrics",
     "process_advantages",
+    "prompt_weights",
     "rewards_of",
+    "spearman",
     "to_go",
+    "token_count",
+    "top_order",
+    "vote_matrix",
 ]

@@ -3,10 +3,11 @@
 A filter is called with the scored prompts and gives (those kept, how many it dropped).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from jaxloop.records import Pair, Scored
+from jaxloop.selection.advantages import column_of
 from jaxloop.selection.selectors import CORRECT, votes_of
 
 
@@ -58,6 +59,49 @@ class PassRate:
             return False
         rate = sum(value > self.threshold for value in values) / len(values)
         return self.low < rate < self.high
+
+
+@dataclass(frozen=True)
+class AnswerConsistency:
+    """Prompts whose most voted answer is the one that was written with the prompt.
+
+    CoT-Self-Instruct (Yu et al. 2025, arXiv 2507.23751): a model that writes a problem
+    with its answer is believed where its samples agree. Another answer with as many
+    votes drops the prompt. Needs a scorer that votes.
+    """
+
+    canonical: Callable[[str], str]
+    """How the scorer spells an answer: `jaxloop.scoring.canonical`, after what reads
+    the answer out of the column where there is more in it."""
+    minimum: float = 0.0
+    """The least share of the samples' votes."""
+    column: str = "answer"
+    """Where the data holds the answer that was written with the prompt."""
+
+    def __post_init__(self):
+        if not 0 <= self.minimum <= 1:
+            raise ValueError(
+                f"AnswerConsistency: minimum={self.minimum} is not a fraction of 1"
+            )
+
+    def __call__(self, scored: Sequence[Scored]) -> tuple[list[Scored], int]:
+        kept = [row for row in scored if self._consistent(row)]
+        return kept, len(scored) - len(kept)
+
+    def _consistent(self, row: Scored) -> bool:
+        declared = self.canonical(str(column_of(row, self.column, self)))
+        votes = {
+            answer: votes
+            for votes, answer in (
+                votes_of(row.prompt, score)
+                for score in row.scores
+                if score.value is not None
+            )
+        }
+        own = votes.pop(declared, 0)
+        # 0.55 * 100 is a little more than 55 in floats.
+        enough = own >= self.minimum * len(row.rollouts) - 1e-9
+        return own > max(votes.values(), default=0) and enough
 
 
 def drop_identical(pairs: Sequence[Pair]) -> tuple[list[Pair], int]:

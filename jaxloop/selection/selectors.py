@@ -34,6 +34,8 @@ class BestWorst:
     Of equal scores the earliest sample; a prompt whose scores are all equal gives none.
     """
 
+    gap: float = 0.0
+    """By how much the best must be above the worst; 0 takes any difference."""
     produces: ClassVar[Produces] = "pairs"
 
     def __call__(
@@ -47,7 +49,7 @@ class BestWorst:
             best = max(known, key=lambda candidate: _value(candidate[1]))
             worst = min(known, key=lambda candidate: _value(candidate[1]))
             high, low = _value(best[1]), _value(worst[1])
-            if high > low:
+            if high > low and high - low >= self.gap:
                 reason = f"best of {len(known)} ({high:.4g}) against worst ({low:.4g})"
                 pairs.append(_pair(row.prompt, best, worst, reason))
         return pairs

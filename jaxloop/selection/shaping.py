@@ -183,7 +183,8 @@ def by_segment(values: Sequence[float], ends: Sequence[int], length: int) -> np.
 
 def _zeroed(row: Scored) -> Scored:
     scores = tuple(
-        score if score.value is None else replace(score, value=0.0)
+        # Without votes there are no labels either, for an advantage that reads those.
+        score if score.value is None else replace(score, value=0.0, votes=0)
         for score in row.scores
     )
     return replace(row, scores=scores)

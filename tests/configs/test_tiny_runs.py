@@ -116,3 +116,25 @@ def test_a_method_improves_the_model(
         line["sample/staleness_mean"] for line in lines if line["phase"] == "online"
     ]
     assert max(stale, default=None) == staleness
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+    ("variant", "gains"),
+    [("tiny", True), ("tiny-frozen", True), ("tiny-random", False)],
+)
+def test_a_model_improves_by_its_own_verdicts(jaxloop, tmp_path, variant, gains):
+    out = tmp_path / "run"
+    words = [f"out={out}", "tensorboard=false", "evaluation.prompts=0"]
+    jaxloop("run", CONFIGS / f"self_rewarding.py:{variant}", *words)
+    is_complete(out, "pairs.jsonl")
+    lines = read_metrics(out / "metrics.jsonl")
+    looks = [line for line in lines if line["phase"] == "eval"]
+    first, last = looks[0], looks[-1]
+    assert (last["eval/accuracy"] > first["eval/accuracy"] + 0.3) == gains
+    # DPO on answers alone leaves the judge about where it was.
+    assert last["eval/verdicts/accuracy"] > first["eval/verdicts/accuracy"] - 0.1
+    rounds = [line for line in lines if line["phase"] == "round"]
+    assert all(line["judge/invalid_frac"] < 0.1 for line in rounds)
+    if variant != "tiny-random":
+        assert all(line["judge/agreement"] > 0.7 for line in rounds)

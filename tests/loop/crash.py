@@ -19,7 +19,7 @@ import tiny_config
 from jax._src import xla_bridge
 
 from jaxloop import folders
-from jaxloop.loop import reference, rounds, stations, updates
+from jaxloop.loop import models, reference, rounds, stations, updates
 from jaxloop.loop import run as loop_run
 
 
@@ -44,6 +44,8 @@ def kill_at(point: str, count: int) -> None:
 
     targets = {
         "sample": (rounds, "append_records"),  # sampled, not yet written
+        "judge": (models, "append_records"),  # a judge wrote, not yet on disk
+        "judged": (rounds, "write_records"),  # all judgements are on disk
         "sampled": (rounds, "score_metrics"),  # written, scored, nothing logged
         "reference": (reference, "rollout_logps"),
         "update": (updates, "look_and_save"),

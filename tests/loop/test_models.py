@@ -10,6 +10,7 @@ from jaxloop.loop.reference import in_parts
 from jaxloop.loop.run import dry_run, run
 from jaxloop.loop.serve import convert_checkpoint
 from jaxloop.mesh import MeshShape
+from jaxloop.metrics import read_metrics
 from jaxloop.records import Scored
 from jaxloop.scoring import ImplicitReward, RewardHead, Sum
 from tests.loop import test_offline, tiny_config
@@ -56,6 +57,27 @@ def test_a_reward_model_of_its_own_scores_the_samples(tmp_path):
     nines = [value for text, value in pairs if text and set(text) <= {"9"}]
     ones = [value for text, value in pairs if text.startswith("1")]
     assert np.mean(nines) > np.mean(ones)
+
+
+@pytest.mark.parametrize("by", ["first", "other"])
+def test_another_model_judges(tmp_path, by):
+    """The model that the recipe started from, or one with a tokenizer of its own."""
+    base = tiny_config.config("judged", tmp_path / "out", mesh=MeshShape(8, 1, 1))
+    base = replace(base, sft=replace(base.sft, batch_size=8))
+    if by == "other":
+        assert run(replace(base, recipe=None, out=str(tmp_path / "judge"))) == 0
+        convert_checkpoint(tmp_path / "judge" / "checkpoints" / "latest", tmp_path / by)
+        by = str(tmp_path / by)
+    scorer = replace(base.recipe.scorer, by=by)
+    assert run(replace(base, recipe=replace(base.recipe, scorer=scorer))) == 0
+    lines = read_metrics(tmp_path / "out" / "metrics.jsonl")
+    rounds = [line for line in lines if line["phase"] == "round"]
+    assert all(0 <= line["judge/mean"] <= 1 for line in rounds)
+    for file in (tmp_path / "out" / "records").glob("round_*/rollouts.jsonl"):
+        for row in read_records(file, Scored):
+            assert row.judgements
+            assert all(len(j.rollouts) == 2 for j in row.judgements)
+    assert not list((tmp_path / "out" / "records").glob("round_*/judgements.jsonl"))
 
 
 def test_a_policy_without_a_head_is_named(tmp_path):

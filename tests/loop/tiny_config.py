@@ -27,6 +27,7 @@ from jaxloop.models.decoder import ModelShape
 from jaxloop.prompts.dataset import Dataset
 from jaxloop.records import Demonstration, Labelled, Prompt, Rollout, Score, Scored
 from jaxloop.sampling.settings import Sampling
+from jaxloop.scoring import Judge
 from jaxloop.selection.advantages import GroupAdvantage
 from jaxloop.selection.selectors import AllCorrect, BestWorst
 from jaxloop.training.optimizer import Optimizer
@@ -81,12 +82,19 @@ class CountNines:
         ]
 
 
+def share_of_nines(text: str, shown: int) -> tuple[float, ...] | None:
+    """A verdict that any model gives: the share of nines in what it writes, invalid
+    where it writes nothing."""
+    return (text.count("9") / len(text),) if text else None
+
+
 SAMPLING = Sampling(n=4, max_new_tokens=8, rows=16, prefill_rows=8, chunk=4)
 OPTIMIZER = Optimizer(learning_rate=1e-2, warmup=2, schedule="linear")
 
 
 def config(kind: str, out, **changes) -> Config:
-    """`kind`: dpo, rft, grpo, semi_online, ppo (two updates a step) or offline."""
+    """`kind`: dpo, rft, judged (by itself), grpo, semi_online, ppo (two updates a step)
+    or offline."""
     recipes = {
         "dpo": Recipe(
             SAMPLING,
@@ -121,6 +129,16 @@ def config(kind: str, out, **changes) -> Config:
             optimizer=OPTIMIZER,
         ),
     }
+    recipes["judged"] = replace(
+        recipes["dpo"],
+        scorer=Judge(
+            template="{question}{answer}=",
+            parse=share_of_nines,
+            sampling=replace(SAMPLING, n=2),
+            guarded=False,
+            truth=CountNines(),
+        ),
+    )
     recipes["ppo"] = replace(
         recipes["grpo"],
         objective=Mixture((Policy(), Value()), (1.0, 0.5)),

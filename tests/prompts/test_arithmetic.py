@@ -94,7 +94,7 @@ def test_demonstrations_are_of_two_styles(dataset, digits):
 def test_prompts_hold_what_scorers_need(dataset, digits):
     prompt = dataset.test[0]
     a, b = prompt.text[:-1].split("+")
-    assert prompt.columns == {"answer": str(int(a) + int(b))}
+    assert prompt.columns == {"answer": str(int(a) + int(b)), "problem": f"{a}+{b}"}
     assert prompt.id == "test:0"
     assert prompt.token_ids == digits.encode(prompt.text)
 

@@ -1,0 +1,44 @@
+"""Drawing rollouts: interruptible, and seen to get on."""
+
+from collections.abc import Sequence
+
+import jax
+
+from jaxloop.loop.workbench import Workbench
+from jaxloop.records import Prompt, Rollout
+from jaxloop.sampling.engine import Engine
+from jaxloop.sampling.settings import Sampling
+
+
+def sample(
+    bench: Workbench,
+    params: dict,
+    prompts: Sequence[Prompt],
+    sampling: Sampling,
+    sampling_key: jax.Array,
+    version: int,
+    *,
+    done: int = 0,
+    show: bool = True,
+    engine: Engine | None = None,
+) -> list[tuple[Rollout, ...]]:
+    """Rollouts of `prompts`; a safe point all the way through.
+
+    Shows progress: `done` rollouts came before these. `engine`: that of another model
+    than the policy.
+    """
+
+    def on_progress(finished: int, total: int, tokens: int) -> None:
+        bench.interrupt.check()
+        if show:
+            bench.progress.update(done + finished, tokens=tokens)
+
+    with jax.set_mesh(bench.mesh):
+        return (engine or bench.engine).sample(
+            params,
+            prompts,
+            sampling,
+            key=sampling_key,
+            version=version,
+            on_progress=on_progress,
+        )

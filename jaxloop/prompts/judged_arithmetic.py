@@ -1,0 +1,122 @@
+"""The world of sums with judging: the same model answers, and says whether answers are
+right.
+
+A judge prompt is `37+85?112=`: a problem and a number that somebody gave. A judgement
+works the sum out, sets it digit by digit against that number (truth first, then `.`
+where the digits are equal and `x` where not) and ends in a verdict:
+`7+5=12;3+8+1=12#122|11.21x22.N`. A model that works learns to judge; one that says the
+verdict at once is near chance, for which there is `worked`.
+"""
+
+import re
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from jaxloop.prompts.arithmetic import Arithmetic, Problem, demonstration
+from jaxloop.prompts.dataset import Dataset
+from jaxloop.prompts.tokenizer import Tokenizer
+from jaxloop.records import Demonstration, Prompt
+
+JUDGE_TEMPLATE = "{question}?{answer}="
+"""What a judge of this world reads; the question is the column `problem`."""
+
+_VERDICT = re.compile(r"(?:^|[.x])([YN])$")
+
+
+def read_verdict(text: str, shown: int) -> tuple[float, ...] | None:
+    """The parser of this world's judgements: 1 for Y, 0 for N; None for neither."""
+    found = _VERDICT.search(text)
+    return (float(found[1] == "Y"),) if found and shown == 1 else None
+
+
+def judge_text(problem: Problem, given: str) -> str:
+    """`37+85?112=`."""
+    return JUDGE_TEMPLATE.format(question=problem.question, answer=given)
+
+
+def verdict(problem: Problem, given: str) -> str:
+    """`Y` or `N`."""
+    return "Y" if given == problem.answer else "N"
+
+
+def judgement(problem: Problem, given: str, *, worked: bool = True) -> str:
+    """A right judgement, with the working or without."""
+    if not worked:
+        return verdict(problem, given)
+    width = max(len(problem.answer), len(given))
+    digits = zip(problem.answer.zfill(width), given.zfill(width), strict=True)
+    compared = "".join(f"{x}{y}{'.' if x == y else 'x'}" for x, y in digits)
+    return f"{problem.working()}|{compared}{verdict(problem, given)}"
+
+
+@dataclass(frozen=True)
+class JudgedArithmetic(Arithmetic):
+    """`Arithmetic` with demonstrations of judging, and judge prompts to measure it by.
+
+    Half of the numbers that are judged are right, the others near. The judgements that
+    are shown are about the problems that are shown solved. Of the held-out problems
+    there are judge prompts too: their field `set` is "verdicts", their `answer` the
+    verdict.
+    """
+
+    judgements: int = 2048
+    """Judgements to imitate."""
+    judge_test: int = 256
+    """Held-out judge prompts."""
+    worked: bool = True
+    """Whether judgements are worked out; verdicts alone are a control."""
+
+    @property
+    def alphabet(self) -> str:
+        return super().alphabet + "?|.xYN"
+
+    @property
+    def judge_prompt_tokens(self) -> int:
+        return self.prompt_tokens + self.digits + 2
+
+    @property
+    def judgement_tokens(self) -> int:
+        """Tokens of the longest right judgement, its end included."""
+        return self.completion_tokens + 3 * (self.digits + 1) + 2
+
+    def load(self, tokenizer: Tokenizer) -> Dataset:
+        data = super().load(tokenizer)
+        _, _, test, shown = self._split()
+        rng = np.random.default_rng([self.seed, self.digits, 1])
+        judged = [shown[i % len(shown)] for i in range(self.judgements)]
+        judgements = [
+            self._judgement(f"judgement:{i}", problem, rng, tokenizer)
+            for i, problem in enumerate(judged)
+        ]
+        mixed = [*data.demonstrations, *judgements]
+        held_out = [
+            self._judge_prompt(f"judge:{i}", problem, rng, tokenizer)
+            for i, problem in enumerate(test[: self.judge_test])
+        ]
+        return replace(
+            data,
+            test=[*data.test, *held_out],
+            demonstrations=[mixed[i] for i in rng.permutation(len(mixed))],
+        )
+
+    def _judgement(
+        self, id: str, problem: Problem, rng: np.random.Generator, tokenizer: Tokenizer
+    ) -> Demonstration:
+        given = self._given(problem, rng)
+        text = judgement(problem, given, worked=self.worked)
+        return demonstration(id, judge_text(problem, given), text, tokenizer)
+
+    def _judge_prompt(
+        self, id: str, problem: Problem, rng: np.random.Generator, tokenizer: Tokenizer
+    ) -> Prompt:
+        given = self._given(problem, rng)
+        text = judge_text(problem, given)
+        columns = {"answer": verdict(problem, given), "set": "verdicts"}
+        return Prompt(id, text, tokenizer.encode_prompt(text), columns)
+
+    def _given(self, problem: Problem, rng: np.random.Generator) -> str:
+        """The number to be judged: right half of the time, else near."""
+        right, size = rng.random() < 0.5, rng.integers(1, self.guess_error + 1)
+        error = 0 if right else size * rng.choice((-1, 1))
+        return str(problem.a + problem.b + error)

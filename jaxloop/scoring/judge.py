@@ -1,0 +1,247 @@
+"""Judges: a language model reads completions and says what they are worth.
+
+A judgement is a rollout of a judge prompt: it comes from the same sampler as answers
+do, is kept beside the score (`Scored.judgements`), and can be trained on like any other
+rollout. What a judge is shown together is said by a function of the number of different
+completions, which gives the places of each request, in the order shown: `each`,
+`both_orders`, `one_order`, `against_first`, `all_at_once`, or your own.
+
+Completions that look the same to the judge are judged once, and share the score.
+"""
+
+import hashlib
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from jaxloop.records import Judgement, Prompt, Rollout, Score, Scored
+from jaxloop.sampling.settings import Sampling
+from jaxloop.scoring import scorer as scorers
+from jaxloop.scoring.answers import Extractor, WholeText
+from jaxloop.scoring.guard import fenced, neutralised
+from jaxloop.scoring.ratings import Verdict, round_robin_mean
+from jaxloop.scoring.rubric import filled, load_template, template_problems
+from jaxloop.scoring.scorer import Models, OfModels, Scorer, column
+from jaxloop.scoring.verdicts import Parser, Points
+
+Places = tuple[int, ...]
+Show = Callable[[int], list[Places]]
+Combine = Callable[[Iterable[Verdict], int], np.ndarray]
+
+
+def each(count: int) -> list[Places]:
+    """One completion at a time."""
+    return [(place,) for place in range(count)]
+
+
+def both_orders(count: int) -> list[Places]:
+    """Every pair, each completion first once: a round robin."""
+    return [(i, j) for i in range(count) for j in range(count) if i != j]
+
+
+def one_order(count: int) -> list[Places]:
+    """Every pair once, first places dealt out evenly: half the cost, but what a judge
+    gives to a place stays in the score."""
+    return [(i, j) if (i + j) % 2 else (j, i) for j in range(count) for i in range(j)]
+
+
+def against_first(count: int) -> list[Places]:
+    """Every other completion against the first one, in both orders: as many requests as
+    completions, where a round robin wants their square."""
+    others = range(1, count)
+    return [pair for other in others for pair in ((0, other), (other, 0))]
+
+
+def all_at_once(count: int) -> list[Places]:
+    """All completions in one request, in order and in reverse."""
+    if not count:
+        return []
+    whole = tuple(range(count))
+    return [whole, whole[::-1]] if count > 1 else [whole]
+
+
+@dataclass(frozen=True)
+class Judge(OfModels):
+    """Scores by judgements: requests from a template, `sampling.n` answers to each, a
+    parser, and what becomes of its numbers.
+
+    An answer that cannot be parsed is invalid: it is left out and counted, never 0. A
+    completion without one valid judgement is unscored. Additive 5-point judge of
+    Self-Rewarding (Yuan et al. 2024, arXiv 2401.10020) as it stands.
+    """
+
+    template: str = "additive"
+    """The name of a template that comes along, the path of a text file, or the text
+    itself. Fields: {question}, {reference}, {answer} (or {answer_A} and {answer_B} of a
+    pair, {answers} of more)."""
+    parse: Parser = field(default_factory=Points)
+    """From a judgement to a number for each completion shown, or None."""
+    show: Show = each
+    """What is shown together."""
+    combine: Combine = round_robin_mean
+    """From the verdicts on a prompt's completions to scores: a function of
+    `jaxloop.scoring.ratings`, `BradleyTerry()`, or your own."""
+    sampling: Sampling = field(
+        default_factory=lambda: Sampling(n=3, temperature=0.7, max_new_tokens=512)
+    )
+    """How judgements are drawn."""
+    by: str = "policy"
+    """Who judges: the "policy" in training, the "first" model, which the recipe started
+    from, or a directory (or hub id) with a model and its tokenizer."""
+    sees: Extractor = field(default_factory=WholeText)
+    """What of a completion is shown; where that is nothing, it stays unscored."""
+    question: str = ""
+    """The row's field that is shown as the question; empty is the prompt's text."""
+    reference: str = ""
+    """The row's field that is shown as {reference}."""
+    guarded: bool = True
+    """Keep completions from speaking as the judge: special tokens, role names and
+    verdicts in them are defused, and random marks are put around them."""
+    longest: int = 20_000
+    """Characters of a completion that are shown at most, where it is guarded."""
+    truth: Scorer | None = None
+    """A verifier that the judge is measured against; it never enters the score."""
+    name: str = "judge"
+    """What the score is called in records and metrics; two in one `Sum` want two."""
+
+    def __post_init__(self):
+        problems = template_problems(self._text(), self._fields())
+        if problems:
+            found = "; ".join(problems)
+            raise ValueError(f"Judge: template {self.template!r}: {found}")
+
+    def _text(self) -> str:
+        """The template itself."""
+        return self.template if "{" in self.template else load_template(self.template)
+
+    def _fields(self) -> set[str]:
+        """The names that the template may and must have for what is shown together."""
+        sizes = {len(places) for places in self.show(3)}
+        answers = {1: {"answer"}, 2: {"answer_A", "answer_B"}}
+        wanted = answers.get(min(sizes), {"answers"})
+        return wanted | {"question"} | ({"reference"} if self.reference else set())
+
+    def check(self, prompts: Sequence[Prompt]) -> None:
+        for prompt in prompts:
+            for name in filter(None, (self.question, self.reference)):
+                column(prompt, name)
+        if self.truth is not None:
+            scorers.check(self.truth, prompts)
+
+    def close(self) -> None:
+        if self.truth is not None:
+            scorers.close(self.truth)
+
+    def score(
+        self,
+        models: Models,
+        prompts: Sequence[Prompt],
+        rollouts: Sequence[tuple[Rollout, ...]],
+    ) -> list[Scored]:
+        groups = zip(prompts, rollouts, strict=True)
+        rows = [_Row.of(prompt, group, self.sees) for prompt, group in groups]
+        special = models.special_tokens(by=self.by) if self.guarded else ()
+        asked = [
+            (row, places, self.request(row.prompt, row.shown(places), special))
+            for row in rows
+            for places in self.show(len(row.texts))
+        ]
+        ids = [
+            f"{self.name}:{row.prompt.id}:{'-'.join(map(str, row.indices(places)))}:"
+            + hashlib.sha256(text.encode()).hexdigest()[:8]
+            for row, places, text in asked
+        ]
+        texts = dict(zip(ids, (text for *_, text in asked), strict=True))
+        requests = models.prompts(texts, by=self.by)
+        told = models.write(requests, self.sampling, by=self.by)
+        judged = zip(asked, requests, told, strict=True)
+        for (row, places, _), request, answers in judged:
+            values = tuple(self.parse(a.text, len(places)) for a in answers)
+            of = row.indices(places)
+            judgement = Judgement(request, of, answers, values, judge=self.name)
+            row.judged.append((places, judgement))
+        truths = None if self.truth is None else self.truth(prompts, rollouts)
+        return [
+            self._scored(row, None if truths is None else truths[i].scores)
+            for i, row in enumerate(rows)
+        ]
+
+    def request(
+        self, prompt: Prompt, texts: Sequence[str], special: Collection[str] = ()
+    ) -> str:
+        """What the judge reads: the completions are shown in that order. `special`: the
+        tokens of its tokenizer that no text may spell."""
+
+        def guarded(name: str, text: str) -> str:
+            if not self.guarded:
+                return text
+            calm = neutralised(text, special=special, most=self.longest)
+            # By the text itself, so that no text can hold its own code.
+            return fenced(calm, f"{prompt.id}:{name}:{calm}")
+
+        question = column(prompt, self.question) if self.question else prompt.text
+        fields = {"question": guarded("question", str(question))}
+        if self.reference:
+            reference = str(column(prompt, self.reference))
+            fields["reference"] = guarded("reference", reference)
+        shown = [guarded(f"answer {i}", text) for i, text in enumerate(texts, 1)]
+        if len(shown) == 1:
+            fields["answer"] = shown[0]
+        elif len(shown) == 2:
+            fields["answer_A"], fields["answer_B"] = shown
+        numbered = (f"Answer {i}:\n{text}" for i, text in enumerate(shown, 1))
+        fields["answers"] = "\n\n".join(numbered)
+        return filled(self._text(), fields)
+
+    def _scored(self, row: "_Row", truths: Sequence[Score] | None) -> Scored:
+        verdicts = [
+            (places, values)
+            for places, judgement in row.judged
+            for values in judgement.values
+        ]
+        combined = self.combine(verdicts, len(row.texts))
+        scores = []
+        for index, place in enumerate(row.place_of):
+            value = np.nan if place is None else float(combined[place])
+            parts = {} if not np.isfinite(value) else {self.name: value}
+            if truths is not None and (truth := truths[index].value) is not None:
+                parts[f"{self.name}_truth"] = truth
+            if np.isfinite(value):
+                scores.append(Score(value, components=parts))
+            else:
+                scores.append(Score(None, "unscored", components=parts))
+        judgements = tuple(judgement for _, judgement in row.judged)
+        return Scored(row.prompt, row.rollouts, tuple(scores), judgements)
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A prompt's completions as the judge sees them."""
+
+    prompt: Prompt
+    rollouts: tuple[Rollout, ...]
+    texts: tuple[str, ...]
+    """The different texts, in the order of their first appearance."""
+    first: tuple[int, ...]
+    """Which rollout each comes from."""
+    place_of: tuple[int | None, ...]
+    """Of each rollout, the place of its text."""
+    judged: list[tuple[Places, Judgement]] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, prompt: Prompt, group: tuple[Rollout, ...], sees: Extractor) -> "_Row":
+        seen = [sees(rollout.text) for rollout in group]
+        first: dict[str, int] = {}
+        for index, text in enumerate(seen):
+            if text is not None:
+                first.setdefault(text, index)
+        places = {text: place for place, text in enumerate(first)}
+        place_of = tuple(None if text is None else places[text] for text in seen)
+        return cls(prompt, group, tuple(first), tuple(first.values()), place_of)
+
+    def shown(self, places: Places) -> list[str]:
+        return [self.texts[place] for place in places]
+
+    def indices(self, places: Places) -> tuple[int, ...]:
+        return tuple(self.first[place] for place in places)

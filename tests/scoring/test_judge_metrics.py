@@ -1,0 +1,96 @@
+"""Judge health, against cases worked out by hand."""
+
+import numpy as np
+import pytest
+
+from jaxloop.records import Judgement, Prompt, Rollout, Score, Scored
+from jaxloop.scoring.judge_metrics import judge_metrics
+from tests.scoring import samples
+
+REQUEST = Prompt("request", "text", (1,))
+
+
+def judgement(of, *values, judge="judge") -> Judgement:
+    answers = tuple(
+        Rollout("request", i, (1,), "", (), (), "eos") for i in range(len(values))
+    )
+    return Judgement(REQUEST, of, answers, values, judge=judge)
+
+
+def row(scores, judgements=(), truths=(), texts=None) -> Scored:
+    asked = samples.prompt()
+    texts = texts or ["x"] * len(scores)
+    parts = [{} if value is None else {"judge": value} for value in scores]
+    for part, truth in zip(parts, truths, strict=False):
+        part["judge_truth"] = truth
+    return Scored(
+        asked,
+        samples.rollouts(asked, *texts),
+        tuple(
+            Score(value, "unscored" if value is None else "scored", components=part)
+            for value, part in zip(scores, parts, strict=True)
+        ),
+        tuple(judgements) or (judgement((0,), (1.0,)),),
+    )
+
+
+def test_without_a_judge_there_is_nothing():
+    asked = samples.prompt()
+    assert (
+        judge_metrics([Scored(asked, samples.rollouts(asked, "a"), (Score(1.0),))])
+        == {}
+    )
+
+
+def test_shares():
+    rows = [
+        row([5.0, 5.0, None], [judgement((0,), (5.0,), None, None)]),
+        row([2.0, 5.0], [judgement((0,), (2.0,))]),
+    ]
+    metrics = judge_metrics(rows)
+    assert metrics["judge/invalid_frac"] == pytest.approx(2 / 4)
+    assert metrics["judge/unjudged_frac"] == pytest.approx(1 / 5)
+    assert metrics["judge/mean"] == pytest.approx(17 / 4)
+    assert metrics["judge/std"] == pytest.approx(np.std([5, 5, 2, 5], ddof=1))
+    assert metrics["judge/saturated_frac"] == pytest.approx(3 / 4)
+    assert metrics["judge/tied_frac"] == pytest.approx(1 / 2)
+    assert "judge/accuracy" not in metrics
+    assert "judge/swap_agreement" not in metrics
+
+
+def test_length_is_seen_within_prompts_only():
+    longer = row([1.0, 2.0], texts=["x", "xxxx"])
+    shorter = row([7.0, 6.0], texts=["x", "xxxx"])
+    assert judge_metrics([longer])["judge/length_corr"] == pytest.approx(1.0)
+    assert judge_metrics([longer, shorter])["judge/length_corr"] == pytest.approx(0.0)
+
+
+def test_both_orders():
+    first, second = (1.0, 0.0), (0.0, 1.0)
+    consistent = [judgement((0, 1), first), judgement((1, 0), second)]
+    placed = [judgement((0, 1), first), judgement((1, 0), first)]
+    metrics = judge_metrics([row([1.0, 0.0], consistent), row([0.5, 0.5], placed)])
+    assert metrics["judge/swap_agreement"] == pytest.approx(1 / 2)
+    assert metrics["judge/first_bias"] == pytest.approx((3 - 1) / 4)
+
+
+def test_against_the_truth():
+    metrics = judge_metrics(
+        [
+            row([0.9, 0.2, 0.2], truths=[1.0, 0.0, 1.0]),
+            row([0.5, 0.1], truths=[0.0, 0.0]),
+        ]
+    )
+    # In order: (0, 1); tied: (2, 1). On the right side: 0, 1, 4; undecided: 3.
+    assert metrics["judge/agreement"] == pytest.approx(1.5 / 2)
+    assert metrics["judge/accuracy"] == pytest.approx(3.5 / 5)
+    graded = judge_metrics([row([5.0, 1.0], truths=[1.0, 0.0])])
+    assert graded["judge/agreement"] == 1.0
+    assert "judge/accuracy" not in graded
+
+
+def test_judges_are_told_apart():
+    both = [judgement((0,), None), judgement((0,), (1.0,), judge="other")]
+    metrics = judge_metrics([row([1.0], both)])
+    assert metrics["judge/invalid_frac"] == 1.0
+    assert metrics["other/invalid_frac"] == 0.0

@@ -1,0 +1,252 @@
+"""RESTRAIN: pseudo-labels by votes, the penalty, prompt weights, and their chain."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxloop.records import Prompt, Rollout
+from jaxloop.scoring import After, MajorityVote, Shuffled
+from jaxloop.selection import (
+    OPO,
+    GroupAdvantage,
+    LeaveOneOut,
+    NegativeOffset,
+    PromptWeight,
+    PseudoLabels,
+    groups,
+    label_weights,
+    prompt_weights,
+    vote_matrix,
+)
+from jaxloop.selection.pseudo_labels import gaussian
+from tests.selection.samples import row, voted, with_columns
+
+few = settings(max_examples=30)
+DR_GRPO = GroupAdvantage("none")
+answers = st.text("1234.", min_size=1, max_size=8)
+
+
+def test_vote_matrix():
+    rewards_GM, share_M = vote_matrix(voted("a", "21.1231"))
+    nan = [np.nan] * 3
+    expected_GM = [
+        [1, 0, 0],
+        [0, 1, 0],
+        nan,
+        [0, 1, 0],
+        [1, 0, 0],
+        [0, 0, 1],
+        [0, 1, 0],
+    ]
+    np.testing.assert_array_equal(rewards_GM, expected_GM)
+    np.testing.assert_allclose(share_M, np.array([2, 3, 1]) / 7)
+    for nobody in (voted("a", "..."), row("none")):
+        rewards_GM, share_M = vote_matrix(nobody)
+        assert rewards_GM.shape == (len(nobody.scores), 0)
+        assert share_M.shape == (0,)
+    with pytest.raises(ValueError, match="MajorityVote"):
+        vote_matrix(row("a", ("x", 1.0)))
+
+
+@few
+@given(answers)
+def test_every_sample_has_one_label_and_columns_count_votes(text):
+    rewards_GM, share_M = vote_matrix(voted("a", text))
+    known_GM = rewards_GM[[answer != "." for answer in text]]
+    assert (known_GM.sum(axis=1) == 1).all()
+    np.testing.assert_allclose(known_GM.sum(axis=0) / len(text), share_M)
+    assert len(share_M) == len(set(text) - {"."})
+
+
+def test_label_weights():
+    # Shares 0.6 and 0.4 around 1: (0.6^2 - 0.4^2) / (2 x 0.1^2) = 10.
+    w_M = label_weights(np.array([0.6, 0.4]), width=0.1)
+    np.testing.assert_allclose(w_M[0] / w_M[1], np.exp(10), rtol=1e-9)
+    share_M = np.array([0.5, 0.3, 0.2])
+    g_M = gaussian(share_M, width=0.4, centre=0.6)
+    np.testing.assert_allclose(
+        label_weights(share_M, width=0.4, centre=0.6), g_M / g_M.sum(), rtol=1e-12
+    )
+    half = gaussian(np.array([1.0, 0.5]), width=0.5)
+    np.testing.assert_allclose(half, [1, np.exp(-0.5)])
+    # A centre below 1 may trust a minority more.
+    assert label_weights(share_M, width=0.1, centre=0.2).argmax() == 2
+    assert label_weights(np.array([]), width=0.1).shape == (0,)
+
+
+def test_the_width_s_two_limits():
+    share_M = np.array([0.4, 0.2, 0.4])
+    for width in (0.0, 1e-200, 1e-3):
+        weights_M = label_weights(share_M, width=width)
+        np.testing.assert_allclose(weights_M, [0.5, 0, 0.5], atol=1e-12)
+    uniform_M = label_weights(share_M, width=1e6)
+    np.testing.assert_allclose(uniform_M, 1 / 3, rtol=1e-9)
+    with pytest.raises(ValueError, match="above 0"):
+        gaussian(share_M, width=0.0)
+    with pytest.raises(ValueError, match="negative"):
+        PseudoLabels(DR_GRPO, -1.0)
+
+
+@few
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=6), st.floats(1e-4, 10))
+def test_label_weights_rise_with_votes(shares, width):
+    weights_M = label_weights(np.array(shares), width=width)
+    assert abs(weights_M.sum() - 1) < 1e-12
+    assert (np.diff(weights_M[np.argsort(shares)]) >= -1e-12).all()
+
+
+@few
+@given(st.lists(answers, min_size=1, max_size=3), st.sampled_from([0.0, 0.3, 5.0]))
+def test_the_fold_is_the_weighted_sum_over_labels(texts, width):
+    """For advantages of a group alone, one label at a time."""
+    scored = [voted(str(i), text) for i, text in enumerate(texts)]
+    for advantage in (GroupAdvantage(), DR_GRPO, LeaveOneOut(), OPO()):
+        folded_PG = PseudoLabels(advantage, width).of_scored(scored)
+        assert folded_PG.dtype == np.float32
+        for text, folded_G in zip(texts, folded_PG, strict=True):
+            votes = Counter(text.replace(".", ""))
+            total_G = np.zeros(len(text))
+            shares = np.array(list(votes.values())) / len(text)
+            weights = label_weights(shares, width=width)
+            for label, weight in zip(votes, weights, strict=True):
+                samples = [(f"{a}{i}", float(a == label)) for i, a in enumerate(text)]
+                asked = row(
+                    "p", *((s, None) if s[0] == "." else (s, v) for s, v in samples)
+                )
+                total_G += weight * np.array(groups([asked], advantage)[0].advantages)
+            np.testing.assert_allclose(folded_G[: len(text)], total_G, atol=1e-5)
+            assert (folded_G[len(text) :] == 0).all()
+
+
+def surrogate(logits_V, picked_G, old_G, advantages_G):
+    """GRPO's clipped objective of one-token samples, in float64."""
+    logp_V = logits_V - np.log(np.exp(logits_V).sum())
+    ratio_G = np.exp(logp_V[picked_G] - old_G)
+    pushed_G = np.clip(ratio_G, 0.8, 1.2) * advantages_G
+    return np.minimum(ratio_G * advantages_G, pushed_G).mean()
+
+
+def slope(f, x_V, step=1e-6):
+    basis = np.eye(len(x_V)) * step
+    return np.array([(f(x_V + e) - f(x_V - e)) / (2 * step) for e in basis])
+
+
+def test_the_fold_has_the_gradient_of_the_labels_losses_at_ratio_1():
+    scored = voted("a", "1121233")
+    picked_G = np.array([int(t) for t in "1121233"])
+    logits_V = np.array([0.3, -0.2, 1.0, 0.1])
+    logp_V = logits_V - np.log(np.exp(logits_V).sum())
+    old_G = logp_V[picked_G]
+    rewards_GM, share_M = vote_matrix(scored)
+    weights_M = label_weights(share_M, width=0.5)
+    each_MG = GroupAdvantage()(rewards_GM.T)
+    folded_G = PseudoLabels(GroupAdvantage(), 0.5).of_scored([scored])[0]
+
+    def explicit(logits_V):
+        losses = (surrogate(logits_V, picked_G, old_G, a_G) for a_G in each_MG)
+        return sum(w * loss for w, loss in zip(weights_M, losses, strict=True))
+
+    def fold(logits_V):
+        return surrogate(logits_V, picked_G, old_G, folded_G)
+
+    np.testing.assert_allclose(
+        slope(fold, logits_V), slope(explicit, logits_V), atol=1e-6
+    )
+    assert np.abs(slope(fold, logits_V)).max() > 1e-3
+    far_V = logits_V + np.array([0, 1.0, 0, -1.0])  # ratios are clipped: no equality
+    assert np.abs(slope(fold, far_V) - slope(explicit, far_V)).max() > 1e-3
+
+
+@few
+@given(st.integers(1, 8), st.floats(0, 2), st.floats(0, 1))
+def test_a_unanimous_prompt_teaches_nothing(n, width, centre):
+    scored = [voted("a", "7" * n), voted("b", "7" * n + ".")]
+    advantage = PseudoLabels(GroupAdvantage(), width, centre)
+    assert (advantage.of_scored(scored) == 0).all()
+
+
+def chain(advantage, width=0.5, minimum=0.5, offset=0.3):
+    return PromptWeight(NegativeOffset(PseudoLabels(advantage, width), minimum, offset))
+
+
+@few
+@given(answers, st.floats(0, 2), st.sampled_from([0.0, 0.5]))
+def test_weak_prompts_get_the_offset_alone(text, weight, width):
+    """M < kappa: every rollout with an answer gets exactly -delta u_x."""
+    scored = [with_columns(voted("a", text), weight=weight)]
+    found_G = chain(GroupAdvantage(), width).of_scored(scored)[0]
+    votes = Counter(text.replace(".", ""))
+    if max(votes.values(), default=0) < len(text) / 2:
+        expected_G = [0 if t == "." else np.float32(-0.3) * weight for t in text]
+        np.testing.assert_allclose(found_G, expected_G, rtol=1e-6)
+    else:
+        plain_G = PseudoLabels(GroupAdvantage(), width).of_scored(scored)[0]
+        np.testing.assert_allclose(found_G, weight * plain_G, rtol=1e-6)
+
+
+def test_the_chain():
+    scored = [
+        with_columns(voted("sure", "1112"), weight=0.5),
+        with_columns(voted("weak", "1234"), weight=2.0),
+        with_columns(voted("mute", "...."), weight=2.0),
+    ]
+    found_PG = chain(DR_GRPO, width=0.0).of_scored(scored)
+    expected_PG = [[0.125, 0.125, 0.125, -0.375], [-0.6] * 4, [0] * 4]
+    np.testing.assert_allclose(found_PG, expected_PG, rtol=1e-6)
+    made = groups(scored, chain(DR_GRPO, width=0.0))
+    # What is logged as reward is the share of votes.
+    assert [s.value for s in made[0].scores] == [0.75, 0.75, 0.75, 0.25]
+
+
+def test_width_0_rewards_the_majority():
+    """Majority voting as a reward, where one answer has the most votes."""
+    scored = [voted("a", "1122.1"), voted("b", "33345."), voted("none", "......")]
+    rewards_PG = np.array(
+        [[1, 1, 0, 0, np.nan, 1], [1, 1, 1, 0, 0, np.nan], [np.nan] * 6]
+    )
+    for advantage in (GroupAdvantage(), LeaveOneOut(), DR_GRPO):
+        np.testing.assert_allclose(
+            PseudoLabels(advantage, 0.0).of_scored(scored), advantage(rewards_PG)
+        )
+    tied_G = PseudoLabels(DR_GRPO, 0.0).of_scored([voted("tie", "1122")])
+    assert (tied_G == 0).all()
+    assert PseudoLabels(DR_GRPO, 0.0).of_scored([]).shape == (0, 0)
+
+
+def test_the_shuffled_control_passes():
+    prompts = [Prompt(str(i), "", (1,)) for i in range(6)]
+    texts = ("#1", "#1", "#2", "none")
+    rollouts = [
+        tuple(Rollout(p.id, i, (1,), t, (), (), "eos") for i, t in enumerate(texts))
+        for p in prompts
+    ]
+    scored = Shuffled(MajorityVote(After("#")))(prompts, rollouts)
+    assert np.isfinite(PseudoLabels(GroupAdvantage(), 0.3).of_scored(scored)).all()
+
+
+def test_prompt_weights():
+    scored = [
+        with_columns(voted("a", "1112"), answer="1"),
+        voted("b", "12.."),
+        voted("c", "...."),
+    ]
+    prompts = prompt_weights(scored, width=0.5)
+    shares = np.array([0.75, 0.25, 0.0])
+    found = [p.columns["weight"] for p in prompts]
+    np.testing.assert_allclose(found, gaussian(shares, width=0.5))
+    assert prompts[0].columns["answer"] == "1"
+    assert [p.id for p in prompts] == ["a", "b", "c"]
+    assert all(isinstance(weight, float) for weight in found)
+    # They are what the chain reads.
+    later = [with_columns(voted(p.id, "1112"), **p.columns) for p in prompts]
+    plain_PG = PseudoLabels(DR_GRPO, 0.5).of_scored(later)
+    np.testing.assert_allclose(
+        PromptWeight(PseudoLabels(DR_GRPO, 0.5)).of_scored(later),
+        plain_PG * np.array(found)[:, None],
+        rtol=1e-6,
+    )
+    named = prompt_weights(scored, width=0.5, centre=0.25, column="trust")
+    assert named[1].columns == {"trust": 1.0}
