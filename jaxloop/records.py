@@ -8,6 +8,7 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from statistics import pvariance
 from typing import Any, Literal
 
 Stop = Literal["eos", "stop", "length"]
@@ -87,6 +88,12 @@ class Judgement:
     def __post_init__(self):
         assert len(self.values) == len(self.rollouts), "values for each judgement"
         assert len(self.scores) in (0, len(self.rollouts)), "one score a judgement"
+
+    @property
+    def disagreement(self) -> float:
+        """The variance of the valid values, summed over the rollouts shown."""
+        valid = [values for values in self.values if values is not None]
+        return sum(pvariance(of_one) for of_one in zip(*valid, strict=True))
 
 
 @dataclass(frozen=True)

@@ -21,11 +21,13 @@ from jaxloop.training.batches import (
     count_batches,
     example_batch,
     example_rows,
+    longest,
     micro_batches,
     shuffled,
 )
 from jaxloop.training.optimizer import Optimizer, learning_rate
 
+WIDER = 64
 Logps = Mapping[str, np.ndarray]
 Batches = Iterator[tuple[Batch, float, Line]]
 
@@ -33,13 +35,16 @@ Batches = Iterator[tuple[Batch, float, Line]]
 def train_round(
     bench: Workbench,
     recipe: Recipe,
-    step_fn: Callable,
+    step_fns: Callable[[int], Callable],
     state,
     position: Position,
     selected: Selected,
     logps: Logps,
 ):
     """The state after the round's updates, and the position behind them."""
+    packed = produces(recipe.selector) == "demonstrations"
+    start = 1 if packed else layout_for(bench, selected.examples).start
+    step_fn = step_fns(start)
     total, batches = round_batches(bench, recipe, position, selected, logps)
     stage = Stage(bench, "train", position, total)
     bench.progress.phase("training", total=total, unit="updates", done=position.done)
@@ -62,7 +67,8 @@ def round_batches(
     order = rng(bench.config.seed, "order", 1, position.round)
     if produces(recipe.selector) != "demonstrations":
         passes = Passes(bench, recipe.objective, schedule, recipe.optimizer)
-        examples, layout = selected.examples, bench.layout
+        examples = selected.examples
+        layout = layout_for(bench, examples)
         return passes.batches(examples, layout, logps, order, position.done)
     demonstrations = selected.demonstrations
     if schedule.rehearse:
@@ -77,6 +83,17 @@ def round_batches(
         order,
         first=position.done,
     )
+
+
+def layout_for(bench: Workbench, examples: Sequence[Example]) -> Layout:
+    """The run's columns; wider ones, in steps of `WIDER`, where judge prompts or
+    judgements among the examples do not fit."""
+    prompt, completion = longest(row for rows in example_rows(examples) for row in rows)
+    whole = bench.layout
+    if prompt <= whole.prompt and completion <= whole.completion:
+        return whole
+    prompt, completion = (-(-size // WIDER) * WIDER for size in (prompt, completion))
+    return Layout(max(prompt, whole.prompt), max(completion, whole.completion))
 
 
 def rows_each(objective: Objective) -> int:

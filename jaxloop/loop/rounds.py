@@ -7,6 +7,7 @@ same.
 """
 
 import dataclasses
+import functools
 import io
 import json
 import time
@@ -27,7 +28,7 @@ from jaxloop.loop.folder import (
 )
 from jaxloop.loop.models import bound
 from jaxloop.loop.recipe import Recipe, Rounds, produces
-from jaxloop.loop.round_training import known_logps, train_round
+from jaxloop.loop.round_training import known_logps, layout_for, train_round
 from jaxloop.loop.selecting import Selected, select
 from jaxloop.loop.stations import evaluate, sampler_gap
 from jaxloop.loop.store import Position
@@ -43,12 +44,12 @@ def run_rounds(
     """The parameters after the last round. `params` is None on resuming inside one."""
     schedule = recipe.schedule
     assert isinstance(schedule, Rounds)
-    packed = produces(recipe.selector) == "demonstrations"
-    start = 1 if packed else bench.layout.start
-    step_fn = bench.train_step(recipe.objective, recipe.optimizer, start=start)
+    step_fns = functools.cache(
+        lambda start: bench.train_step(recipe.objective, recipe.optimizer, start=start)
+    )
     for index in range(position.round, schedule.rounds):
         bench.progress.round(index + 1, schedule.rounds)
-        params, position = one_round(bench, recipe, step_fn, params, position)
+        params, position = one_round(bench, recipe, step_fns, params, position)
     assert params is not None
     return params, position
 
@@ -56,11 +57,12 @@ def run_rounds(
 def one_round(
     bench: Workbench,
     recipe: Recipe,
-    step_fn: Callable,
+    step_fns: Callable[[int], Callable],
     params: dict | None,
     position: Position,
 ) -> tuple[dict, Position]:
-    """One round, or the rest of one: `params` is None when its training had begun."""
+    """One round, or the rest of one: `params` is None when its training had begun.
+    `step_fns`: the train step for completions that begin at a column."""
     index = position.round
     scored, seconds = sampled_and_scored(bench, recipe, params, position)
     selected = select(recipe, scored, rng(bench.config.seed, "selection", index))
@@ -82,7 +84,7 @@ def one_round(
     state = store.train_state(bench, objective, optimizer, params, position)
     del params
     state, position = train_round(
-        bench, recipe, step_fn, state, position, selected, logps
+        bench, recipe, step_fns, state, position, selected, logps
     )
     name, done = f"round_{index + 1:03d}", index + 1
     metrics = evaluate(
@@ -203,11 +205,12 @@ def _known_logps(
         return dict(np.load(path))
     schedule, logps = schedule_of(recipe), {}
     size = schedule.batch_size // schedule.accumulation
+    layout = layout_for(bench, selected.examples)
     for name in sorted(wanted):
         seed = name == "reference" and schedule.reference == "seed"
         weights = store.load_seed(bench) if seed else params
         logps[f"{name}_logp_BC"] = known_logps(
-            bench, recipe.objective, weights, selected.examples, size, bench.layout
+            bench, recipe.objective, weights, selected.examples, size, layout
         )
     buffer = io.BytesIO()
     np.savez(buffer, **logps)

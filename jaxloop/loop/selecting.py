@@ -59,10 +59,14 @@ def select(
         return Selected((), demonstrations, dropped, metrics)
     pairs, identical = drop_identical(recipe.selector(kept, rng))
     dropped["chosen equal to rejected"] = identical
-    dropped["no pair"] = len(kept) - len({pair.prompt.id for pair in pairs})
+    paired = {row.prompt.id for row in kept} & {pair.prompt.id for pair in pairs}
+    dropped["no pair"] = len(kept) - len(paired)
     if recipe.weighting is not None:
         pairs = recipe.weighting(pairs, kept)
-    metrics = pair_metrics(pairs, prompts=len(scored), identical=identical)
+    metrics = pair_metrics(pairs, scored=scored, identical=identical)
+    counts = getattr(recipe.selector, "counts", None)  # of several streams
+    streams = {} if counts is None else counts(pairs)
+    metrics |= {f"pairs/{name}/count": float(n) for name, n in streams.items()}
     return Selected(pairs, [], dropped, metrics)
 
 

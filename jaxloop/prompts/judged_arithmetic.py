@@ -21,13 +21,17 @@ from jaxloop.records import Demonstration, Prompt
 JUDGE_TEMPLATE = "{question}?{answer}="
 """What a judge of this world reads; the question is the column `problem`."""
 
-_VERDICT = re.compile(r"(?:^|[.x])([YN])$")
+META_TEMPLATE = "{question}?{answer}:{judgement_A}{judgement_B}="
+"""What a meta-judge of this world reads: of the judgements it sees the verdicts."""
+_VERDICT = re.compile(r"(?:^|[.x])([YNAB])$")
+VALUES = {1: {"Y": (1.0,), "N": (0.0,)}, 2: {"A": (1.0, 0.0), "B": (0.0, 1.0)}}
 
 
 def read_verdict(text: str, shown: int) -> tuple[float, ...] | None:
-    """The parser of this world's judgements: 1 for Y, 0 for N; None for neither."""
+    """The parser of this world's judgements: 1 for Y and 0 for N; of two, 1 for the one
+    that is named, A or B, and 0 for the other. None where there is no such verdict."""
     found = _VERDICT.search(text)
-    return (float(found[1] == "Y"),) if found and shown == 1 else None
+    return VALUES[shown].get(found[1]) if found else None
 
 
 def judge_text(problem: Problem, given: str) -> str:
@@ -35,19 +39,35 @@ def judge_text(problem: Problem, given: str) -> str:
     return JUDGE_TEMPLATE.format(question=problem.question, answer=given)
 
 
+def meta_text(problem: Problem, given: str, verdicts: str) -> str:
+    """`37+85?112:YN=`: which of two verdicts on a number is right?"""
+    return META_TEMPLATE.format(
+        question=problem.question,
+        answer=given,
+        judgement_A=verdicts[0],
+        judgement_B=verdicts[1],
+    )
+
+
 def verdict(problem: Problem, given: str) -> str:
     """`Y` or `N`."""
     return "Y" if given == problem.answer else "N"
 
 
-def judgement(problem: Problem, given: str, *, worked: bool = True) -> str:
-    """A right judgement, with the working or without."""
+def judgement(
+    problem: Problem, given: str, *, worked: bool = True, verdicts: str = ""
+) -> str:
+    """A right judgement, with the working or without; of two `verdicts` it names the
+    right one, `A` or `B`."""
+    end = verdict(problem, given)
+    if verdicts:
+        end = "AB"[verdicts.index(end)]
     if not worked:
-        return verdict(problem, given)
+        return end
     width = max(len(problem.answer), len(given))
     digits = zip(problem.answer.zfill(width), given.zfill(width), strict=True)
     compared = "".join(f"{x}{y}{'.' if x == y else 'x'}" for x, y in digits)
-    return f"{problem.working()}|{compared}{verdict(problem, given)}"
+    return f"{problem.working()}|{compared}{end}"
 
 
 @dataclass(frozen=True)
@@ -64,12 +84,14 @@ class JudgedArithmetic(Arithmetic):
     """Judgements to imitate."""
     judge_test: int = 256
     """Held-out judge prompts."""
+    meta_judgements: int = 0
+    """Judgements of two verdicts to imitate."""
     worked: bool = True
     """Whether judgements are worked out; verdicts alone are a control."""
 
     @property
     def alphabet(self) -> str:
-        return super().alphabet + "?|.xYN"
+        return super().alphabet + "?|.xYN:AB"
 
     @property
     def judge_prompt_tokens(self) -> int:
@@ -89,6 +111,11 @@ class JudgedArithmetic(Arithmetic):
             self._judgement(f"judgement:{i}", problem, rng, tokenizer)
             for i, problem in enumerate(judged)
         ]
+        judged = [shown[i % len(shown)] for i in range(self.meta_judgements)]
+        judgements += [
+            self._judgement(f"meta:{i}", problem, rng, tokenizer, meta=True)
+            for i, problem in enumerate(judged)
+        ]
         mixed = [*data.demonstrations, *judgements]
         held_out = [
             self._judge_prompt(f"judge:{i}", problem, rng, tokenizer)
@@ -101,11 +128,21 @@ class JudgedArithmetic(Arithmetic):
         )
 
     def _judgement(
-        self, id: str, problem: Problem, rng: np.random.Generator, tokenizer: Tokenizer
+        self,
+        id: str,
+        problem: Problem,
+        rng: np.random.Generator,
+        tokenizer: Tokenizer,
+        *,
+        meta: bool = False,
     ) -> Demonstration:
         given = self._given(problem, rng)
-        text = judgement(problem, given, worked=self.worked)
-        return demonstration(id, judge_text(problem, given), text, tokenizer)
+        verdicts = str(rng.choice(("YN", "NY"))) if meta else ""
+        text = judgement(problem, given, worked=self.worked, verdicts=verdicts)
+        asked = judge_text(problem, given)
+        if meta:
+            asked = meta_text(problem, given, verdicts)
+        return demonstration(id, asked, text, tokenizer)
 
     def _judge_prompt(
         self, id: str, problem: Problem, rng: np.random.Generator, tokenizer: Tokenizer

@@ -16,6 +16,7 @@ from jaxloop.scoring.functions import Function
 from jaxloop.scoring.judge import Judge
 from jaxloop.scoring.judge_metrics import judge_metrics
 from jaxloop.scoring.likelihood import ImplicitReward, RewardHead
+from jaxloop.scoring.meta_judge import MetaJudged
 from jaxloop.scoring.metrics import score_metrics, score_warnings
 from jaxloop.scoring.pool import PoolError
 from jaxloop.scoring.ratings import BradleyTerry, pivot_scores, win_rates
@@ -40,6 +41,7 @@ __all__ = [
     "Letter",
     "MajorityVote",
     "Marked",
+    "MetaJudged",
     "MultipleChoice",
     "Numeric",
     "Points",

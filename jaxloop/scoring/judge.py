@@ -73,8 +73,8 @@ class Judge(OfModels):
 
     template: str = "additive"
     """The name of a template that comes along, the path of a text file, or the text
-    itself. Fields: {question}, {reference}, {answer} (or {answer_A} and {answer_B} of a
-    pair, {answers} of more)."""
+    itself. Fields: {question}, {answer} (of a pair {answer_A} and {answer_B}, of more
+    {answers}), and those of `columns`."""
     parse: Parser = field(default_factory=Points)
     """From a judgement to a number for each completion shown, or None."""
     show: Show = each
@@ -93,8 +93,11 @@ class Judge(OfModels):
     """What of a completion is shown; where that is nothing, it stays unscored."""
     question: str = ""
     """The row's field that is shown as the question; empty is the prompt's text."""
-    reference: str = ""
-    """The row's field that is shown as {reference}."""
+    columns: tuple[tuple[str, str], ...] = ()
+    """Further fields of the template, and the row's fields that fill them, such as
+    ("reference", "answer")."""
+    shown_as: str = "answer"
+    """What the template calls that which is judged."""
     guarded: bool = True
     """Keep completions from speaking as the judge: special tokens, role names and
     verdicts in them are defused, and random marks are put around them."""
@@ -106,25 +109,24 @@ class Judge(OfModels):
     """What the score is called in records and metrics; two in one `Sum` want two."""
 
     def __post_init__(self):
-        problems = template_problems(self._text(), self._fields())
+        problems = template_problems(self.text(), self.template_fields())
         if problems:
             found = "; ".join(problems)
             raise ValueError(f"Judge: template {self.template!r}: {found}")
 
-    def _text(self) -> str:
+    def text(self) -> str:
         """The template itself."""
         return self.template if "{" in self.template else load_template(self.template)
 
-    def _fields(self) -> set[str]:
+    def template_fields(self) -> set[str]:
         """The names that the template may and must have for what is shown together."""
-        sizes = {len(places) for places in self.show(3)}
-        answers = {1: {"answer"}, 2: {"answer_A", "answer_B"}}
-        wanted = answers.get(min(sizes), {"answers"})
-        return wanted | {"question"} | ({"reference"} if self.reference else set())
+        size, name = min(len(places) for places in self.show(3)), self.shown_as
+        shown = {1: {name}, 2: {f"{name}_A", f"{name}_B"}}.get(size, {f"{name}s"})
+        return shown | {"question"} | {field for field, _ in self.columns}
 
     def check(self, prompts: Sequence[Prompt]) -> None:
         for prompt in prompts:
-            for name in filter(None, (self.question, self.reference)):
+            for name in filter(None, (self.question, *(c for _, c in self.columns))):
                 column(prompt, name)
         if self.truth is not None:
             scorers.check(self.truth, prompts)
@@ -182,17 +184,16 @@ class Judge(OfModels):
 
         question = column(prompt, self.question) if self.question else prompt.text
         fields = {"question": guarded("question", str(question))}
-        if self.reference:
-            reference = str(column(prompt, self.reference))
-            fields["reference"] = guarded("reference", reference)
-        shown = [guarded(f"answer {i}", text) for i, text in enumerate(texts, 1)]
+        for field_name, name in self.columns:
+            fields[field_name] = guarded(field_name, str(column(prompt, name)))
+        shown, name = [guarded(str(i), t) for i, t in enumerate(texts)], self.shown_as
         if len(shown) == 1:
-            fields["answer"] = shown[0]
+            fields[name] = shown[0]
         elif len(shown) == 2:
-            fields["answer_A"], fields["answer_B"] = shown
-        numbered = (f"Answer {i}:\n{text}" for i, text in enumerate(shown, 1))
-        fields["answers"] = "\n\n".join(numbered)
-        return filled(self._text(), fields)
+            fields[f"{name}_A"], fields[f"{name}_B"] = shown
+        numbered = (f"{name.title()} {i}:\n{t}" for i, t in enumerate(shown, 1))
+        fields[f"{name}s"] = "\n\n".join(numbered)
+        return filled(self.text(), fields)
 
     def _scored(self, row: "_Row", truths: Sequence[Score] | None) -> Scored:
         verdicts = [

@@ -38,9 +38,12 @@ def _of_judge(scored: Sequence[Scored], judge: str) -> Iterator[tuple[str, float
     judgements = [j for row in scored for j in row.judgements if j.judge == judge]
     values = [value for j in judgements for value in j.values]
     yield "invalid_frac", _mean([value is None for value in values])
+    yield from _orders([row.judgements for row in scored], judge)
     groups = [_scores(row, judge) for row in scored]
     flat = np.concatenate([scores for scores, _, _ in groups])
     known = flat[np.isfinite(flat)]
+    if not len(known) and any(value is not None for value in values):
+        return  # it judges judgements
     yield "unjudged_frac", _mean(~np.isfinite(flat))
     yield "mean", _mean(known)
     yield "std", float(known.std(ddof=1)) if len(known) > 1 else 0.0
@@ -48,7 +51,6 @@ def _of_judge(scored: Sequence[Scored], judge: str) -> Iterator[tuple[str, float
     spreads = [np.ptp(s[np.isfinite(s)]) for s, _, _ in groups if np.isfinite(s).any()]
     yield "tied_frac", _mean([spread == 0 for spread in spreads])
     yield "length_corr", _length_correlation(groups)
-    yield from _orders([row.judgements for row in scored], judge)
     yield from _truth(groups)
 
 

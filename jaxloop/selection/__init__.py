@@ -32,7 +32,7 @@ from jaxloop.selection.joint_order import (
     joint_order_rewards,
     joint_score_rewards,
 )
-from jaxloop.selection.judge_pairs import JudgePairs, disagreement
+from jaxloop.selection.judge_pairs import JudgePairs
 from jaxloop.selection.length_control import (
     TierLength,
     ZLength,
@@ -105,7 +105,6 @@ __all__ = [
     "ZLength",
     "by_segment",
     "characters",
-    "disagreement",
     "drop_identical",
     "group_advantages",
     "groups",

@@ -111,14 +111,18 @@ def drop_identical(pairs: Sequence[Pair]) -> tuple[list[Pair], int]:
     return kept, len(pairs) - len(kept)
 
 
-def pair_metrics(pairs: Sequence[Pair], *, prompts: int, identical: int) -> dict:
-    """`pairs/count`, `pairs/identical` (dropped), `pairs/kept_frac` (of the `prompts`
+def pair_metrics(
+    pairs: Sequence[Pair], *, scored: Sequence[Scored], identical: int
+) -> dict:
+    """`pairs/count`, `pairs/identical` (dropped), `pairs/kept_frac` (of the prompts
     sampled, those that gave a pair), `pairs/score_gap` (mean; left out without
     pairs)."""
+    sampled = {row.prompt.id for row in scored}
+    paired = sampled & {pair.prompt.id for pair in pairs}  # not judge prompts
     metrics = {
         "pairs/count": float(len(pairs)),
         "pairs/identical": float(identical),
-        "pairs/kept_frac": len({pair.prompt.id for pair in pairs}) / max(prompts, 1),
+        "pairs/kept_frac": len(paired) / max(len(sampled), 1),
     }
     if pairs:
         gaps = [pair.chosen_score - pair.rejected_score for pair in pairs]

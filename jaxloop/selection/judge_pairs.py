@@ -49,7 +49,7 @@ class JudgePairs:
 
     def _looked_at(self, row: Scored) -> list[Judgement]:
         asked = [judgement for judgement in row.judgements if judgement.scores]
-        return sorted(asked, key=disagreement, reverse=True)[: self.pairs]
+        return sorted(asked, key=lambda j: j.disagreement, reverse=True)[: self.pairs]
 
     def _pair(self, judgement: Judgement) -> Pair | None:
         every = zip(judgement.rollouts, judgement.values, judgement.scores, strict=True)
@@ -73,10 +73,3 @@ class JudgePairs:
         return Pair(
             judgement.prompt, best[0], worst[0], best[1], worst[1], reason=reason
         )
-
-
-def disagreement(judgement: Judgement) -> float:
-    """The variance of the valid values, summed over the completions shown; 0 of fewer
-    than two."""
-    valid = [values for values in judgement.values if values is not None]
-    return float(np.var(valid, axis=0).sum()) if len(valid) > 1 else 0.0

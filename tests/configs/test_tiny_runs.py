@@ -138,3 +138,20 @@ def test_a_model_improves_by_its_own_verdicts(jaxloop, tmp_path, variant, gains)
     assert all(line["judge/invalid_frac"] < 0.1 for line in rounds)
     if variant != "tiny-random":
         assert all(line["judge/agreement"] > 0.7 for line in rounds)
+
+
+@pytest.mark.full
+def test_answers_and_judgements_are_trained_on_together(jaxloop, tmp_path):
+    out = tmp_path / "run"
+    jaxloop(
+        "run", CONFIGS / "meta_rewarding.py:tiny", f"out={out}", "tensorboard=false"
+    )
+    is_complete(out, "pairs.jsonl")
+    lines = read_metrics(out / "metrics.jsonl")
+    looks = [line["eval/accuracy"] for line in lines if line["phase"] == "eval"]
+    assert looks[-1] > looks[0] + 0.3
+    rounds = [line for line in lines if line["phase"] == "round"]
+    for name in ("BestWorst", "JudgePairs"):
+        assert all(line[f"pairs/{name}/count"] > 20 for line in rounds)
+    assert all(0 < line["pairs/kept_frac"] <= 1 for line in rounds)
+    assert all(abs(line["meta_judge/first_bias"]) < 0.3 for line in rounds)

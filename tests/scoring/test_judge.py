@@ -176,7 +176,7 @@ def test_columns_are_shown_and_checked():
     judge = Judge(
         template="{question}/{reference}/{answer}",
         question="problem",
-        reference="gold",
+        columns=(("reference", "gold"),),
         guarded=False,
     )
     model = Scripted(lambda text: ["Score: 3"])

@@ -79,13 +79,14 @@ def test_identical_pairs_are_dropped_and_counted():
     pairs, dropped = drop_identical(pairs_of(rows))
     assert [pair.prompt.id for pair in pairs] == ["b"]
     assert dropped == 1
-    assert pair_metrics(pairs, prompts=4, identical=dropped) == {
+    sampled = [*rows, row("c", ("x", 1)), row("d", ("x", 1))]
+    assert pair_metrics(pairs, scored=sampled, identical=dropped) == {
         "pairs/count": 1,
         "pairs/identical": 1,
         "pairs/kept_frac": 0.25,
         "pairs/score_gap": 1,
     }
-    assert pair_metrics([], prompts=0, identical=0)["pairs/kept_frac"] == 0
+    assert pair_metrics([], scored=[], identical=0)["pairs/kept_frac"] == 0
 
 
 def test_uniform():

@@ -16,7 +16,6 @@ from jaxloop.selection import (
     LabelBalanced,
     Labels,
     Streams,
-    disagreement,
 )
 from tests.selection.samples import row, with_columns
 
@@ -71,11 +70,11 @@ def test_highest_against_lowest_of_the_most_disputed_request():
 
 
 def test_disagreement_is_the_variance_of_valid_values():
-    assert disagreement(SURE) == 0
-    assert disagreement(SPLIT) == pytest.approx(np.var([1, 3, 5, 2, 4]))
+    assert SURE.disagreement == 0
+    assert SPLIT.disagreement == pytest.approx(np.var([1, 3, 5, 2, 4]))
     shown_two = judgement("t", ("a", (1.0, 0.0)), ("b", (0.0, 1.0)), ("c", None))
-    assert disagreement(shown_two) == pytest.approx(0.5)
-    assert disagreement(judgement("one", ("a", (1.0,)), ("b", None))) == 0
+    assert shown_two.disagreement == pytest.approx(0.5)
+    assert judgement("one", ("a", (1.0,)), ("b", None)).disagreement == 0
 
 
 def test_gap_and_length():
