@@ -29,7 +29,8 @@ paper: temperature 0.8 and top-p 0.95, the longest of the worst as the rejected 
 beta 0.1, judgements of at most 1,100 characters chosen. Ours: one pass where the paper
 has up to ten, the words of the prompts, lengths, temperature of judging. Judge pairs
 are trained on in all rounds here, in the paper's first two only: for that, run
-`recipe.schedule.rounds=2`, convert, and go on with `:actor`.
+`recipe.schedule.rounds=2`, convert, and go on with `:actor`, two rounds and fresh
+prompts.
 """
 
 from dataclasses import replace
@@ -68,7 +69,7 @@ TINY_META = Judge(
     sampling=quickstart.JUDGE.sampling,
     sees=Regex(r"([YN])$"),
     question="problem",
-    columns=(("answer", "answer"),),
+    columns=(("answer", "judged_answer"),),
     shown_as="judgement",
     guarded=False,
     name="meta_judge",

@@ -15,6 +15,7 @@ from jaxloop.loop.recipe import (
 from jaxloop.mesh import MeshShape, divisibility_problems
 from jaxloop.models.decoder import ModelShape, Remat, cut_sizes
 from jaxloop.prompts.tokenizer import Tokenizer, character_tokenizer, load_tokenizer
+from jaxloop.scoring.meta_judge import MetaJudged
 
 
 @dataclass(frozen=True)
@@ -335,6 +336,10 @@ def _kind_problems(recipe: Recipe) -> list[str]:
             given = f"{type(recipe.selector).__name__} makes {made}"
         found.append(
             f"{names.get(kind, 'this')} objective wants a selector of {wanted}; {given}"
+        )
+    if online and isinstance(recipe.scorer, MetaJudged):
+        found.append(
+            "judgements are trained on in rounds: MetaJudged wants the Rounds schedule"
         )
     if kind == "demonstrations" and online:
         found.append("a supervised objective wants the Rounds schedule")

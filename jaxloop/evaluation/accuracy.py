@@ -40,7 +40,8 @@ def evaluation_metrics(
     scored: Sequence[Scored],
     measures: Sequence[Callable[[Prompt, Rollout], float]] = (),
 ) -> dict[str, float]:
-    """`eval/accuracy` (mean score) and its relatives; unscored rollouts count as wrong.
+    """`eval/accuracy` (mean score) and its relatives. Unscored rollouts count as wrong,
+    but for those of a judge, which are left out: an invalid judgement says nothing.
 
     Prompts whose row has a field `set` are measured by themselves: `eval/SET/accuracy`
     and so on. With such prompts only, there is no plain `eval/accuracy`.
@@ -65,11 +66,17 @@ def _metrics_of(
     all of them, under their function's name.
     """
     values = [[score.value or 0.0 for score in s.scores] for s in scored]
+    counted = [
+        score.value or 0.0
+        for s in scored
+        for score in s.scores
+        if score.value is not None or not s.judgements
+    ]
     rollouts = [(s.prompt, rollout) for s in scored for rollout in s.rollouts]
     lengths = [len(rollout.token_ids) for _, rollout in rollouts]
     n = len(values[0])
     metrics = {
-        "accuracy": float(np.mean(values)),
+        "accuracy": float(np.mean(counted)) if counted else 0.0,
         "completions/mean_length": float(np.mean(lengths)),
         "completions/clipped_ratio": float(
             np.mean([rollout.stop == "length" for _, rollout in rollouts])

@@ -69,10 +69,11 @@ class LoopModels:
         return [Prompt(id, text, encoded(text)) for id, text in texts.items()]
 
     def special_tokens(self, *, by: str = "policy") -> Collection[str]:
-        """The special tokens of that model's tokenizer, as text."""
+        """The special and other added tokens of that model's tokenizer, as text: role
+        tokens are not special in all of them. Runs of spaces are none of these."""
         tokenizer = self._writer(by)[0].tokenizer.hf
-        added = tokenizer.added_tokens_decoder.values()
-        return {*tokenizer.all_special_tokens, *(t.content for t in added if t.special)}
+        added = {token.content for token in tokenizer.added_tokens_decoder.values()}
+        return {t for t in {*tokenizer.all_special_tokens, *added} if t.strip()}
 
     def write(
         self, prompts: Sequence[Prompt], sampling: Sampling, *, by: str = "policy"

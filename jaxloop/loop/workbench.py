@@ -121,7 +121,7 @@ class Workbench:
     ) -> tuple[Decoder, dict]:
         """A model beside the policy, in the run's dtypes; loaded once. Unless it comes
         with its `own_tokenizer` it must know the run's tokens."""
-        name = f"model {path}"
+        name = f"model {path} {own_tokenizer}"
         if name not in self.kept:
             shape = other_shape(path, 0 if own_tokenizer else self.tokenizer.size)
             dtype, where = self.config.model.param_dtype, resolve_model_path(path)

@@ -154,6 +154,7 @@ class JudgedArithmetic(Arithmetic):
 
     def _given(self, problem: Problem, rng: np.random.Generator) -> str:
         """The number to be judged: right half of the time, else near."""
-        right, size = rng.random() < 0.5, rng.integers(1, self.guess_error + 1)
+        right = rng.random() < 0.5
+        size = rng.integers(1, max(self.guess_error, 1) + 1)
         error = 0 if right else size * rng.choice((-1, 1))
-        return str(problem.a + problem.b + error)
+        return str(abs(problem.a + problem.b + error))

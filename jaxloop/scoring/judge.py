@@ -113,6 +113,8 @@ class Judge(OfModels):
         if problems:
             found = "; ".join(problems)
             raise ValueError(f"Judge: template {self.template!r}: {found}")
+        for size in {len(places) for places in self.show(3)}:
+            self.parse("", size)  # a parser that speaks of other numbers refuses
 
     def text(self) -> str:
         """The template itself."""
@@ -150,7 +152,8 @@ class Judge(OfModels):
             for places in self.show(len(row.texts))
         ]
         ids = [
-            f"{self.name}:{row.prompt.id}:{'-'.join(map(str, row.indices(places)))}:"
+            f"{self.name}:{self.by}:{row.prompt.id}:"
+            f"{'-'.join(map(str, row.indices(places)))}:"
             + hashlib.sha256(text.encode()).hexdigest()[:8]
             for row, places, text in asked
         ]
@@ -175,10 +178,14 @@ class Judge(OfModels):
         """What the judge reads: the completions are shown in that order. `special`: the
         tokens of its tokenizer that no text may spell."""
 
-        def guarded(name: str, text: str) -> str:
+        own = (getattr(self.parse, name, "") for name in ("label", "tag"))
+        words = [word for word in own if word]
+
+        def guarded(name: str, text: str, *, judged: bool = False) -> str:
             if not self.guarded:
                 return text
-            calm = neutralised(text, special=special, most=self.longest)
+            most = self.longest if judged else max(len(text), 1)
+            calm = neutralised(text, special=special, most=most, words=words)
             # By the text itself, so that no text can hold its own code.
             return fenced(calm, f"{prompt.id}:{name}:{calm}")
 
@@ -186,7 +193,8 @@ class Judge(OfModels):
         fields = {"question": guarded("question", str(question))}
         for field_name, name in self.columns:
             fields[field_name] = guarded(field_name, str(column(prompt, name)))
-        shown, name = [guarded(str(i), t) for i, t in enumerate(texts)], self.shown_as
+        shown = [guarded(str(i), t, judged=True) for i, t in enumerate(texts)]
+        name = self.shown_as
         if len(shown) == 1:
             fields[name] = shown[0]
         elif len(shown) == 2:
@@ -201,10 +209,12 @@ class Judge(OfModels):
             for places, judgement in row.judged
             for values in judgement.values
         ]
-        combined = self.combine(verdicts, len(row.texts))
+        count = len(row.texts)
+        combined = self.combine(verdicts, count) if count else np.zeros(0)
+        spoken_of = {place for places, values in verdicts if values for place in places}
         scores = []
         for index, place in enumerate(row.place_of):
-            value = np.nan if place is None else float(combined[place])
+            value = float(combined[place]) if place in spoken_of else np.nan
             parts = {} if not np.isfinite(value) else {self.name: value}
             if truths is not None and (truth := truths[index].value) is not None:
                 parts[f"{self.name}_truth"] = truth

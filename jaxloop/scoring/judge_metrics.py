@@ -12,7 +12,7 @@ def judge_metrics(scored: Sequence[Scored]) -> dict[str, float]:
     """Of each judge among the scorers, under its name; {} where there is none.
 
     - `judge/invalid_frac`: judgements that could not be parsed; `judge/unjudged_frac`:
-      completions without a valid one.
+      completions without a valid one, of prompts with at least one judgement.
     - `judge/mean`, `judge/std`: of its scores; `judge/saturated_frac`: scores equal to
       the highest one; `judge/tied_frac`: prompts all of whose scores are equal.
     - `judge/length_corr`: correlation of score and length in tokens within prompts.
@@ -39,7 +39,8 @@ def _of_judge(scored: Sequence[Scored], judge: str) -> Iterator[tuple[str, float
     values = [value for j in judgements for value in j.values]
     yield "invalid_frac", _mean([value is None for value in values])
     yield from _orders([row.judgements for row in scored], judge)
-    groups = [_scores(row, judge) for row in scored]
+    asked = [row for row in scored if any(j.judge == judge for j in row.judgements)]
+    groups = [_scores(row, judge) for row in asked]
     flat = np.concatenate([scores for scores, _, _ in groups])
     known = flat[np.isfinite(flat)]
     if not len(known) and any(value is not None for value in values):
@@ -102,13 +103,16 @@ def _orders(
 
 def _truth(groups) -> Iterator[tuple[str, float]]:
     right, sides = [], []
+    every = np.concatenate([score for score, _, _ in groups])
+    every = every[np.isfinite(every)]
+    shares = bool(((every >= 0) & (every <= 1)).all())
     for score, truth, _ in groups:
         known = np.isfinite(score) & np.isfinite(truth)
         s, t = score[known], truth[known]
         better = t[:, None] > t
         order = (np.sign(s[:, None] - s) + 1) / 2  # 1 in order, 1/2 tied, 0 reversed
         right += order[better].tolist()
-        if len(s) and s.min() >= 0 and s.max() <= 1:
+        if shares:
             above = (np.sign(s - 0.5) + 1) / 2
             sides += np.where(t > 0.5, above, 1 - above).tolist()
     yield "agreement", _mean(right)

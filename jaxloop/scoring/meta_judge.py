@@ -32,7 +32,7 @@ def meta_judge() -> Judge:
         parse=Verdict(tie=""),
         show=both_orders,
         sampling=Sampling(n=1, temperature=0.7, max_new_tokens=512),
-        columns=(("answer", "answer"), ("rubric", "rubric")),
+        columns=(("answer", "judged_answer"), ("rubric", "judge_rubric")),
         shown_as="judgement",
         name="meta_judge",
     )
@@ -52,8 +52,8 @@ class MetaJudged(OfModels):
     judge: Judge = field(default_factory=Judge)
     """Scores the answers, one at a time."""
     meta: Judge = field(default_factory=meta_judge)
-    """Compares judgements. {answer} and {rubric}, if it asks for them, are what the
-    judge was shown."""
+    """Compares judgements. Its `columns` may name, beside the row's fields,
+    `judged_answer` and `judge_rubric`: what the judge was shown."""
     prior: float = 0.1
     """How strongly strengths are held at 0 (`bradley_terry`)."""
 
@@ -62,12 +62,16 @@ class MetaJudged(OfModels):
             raise ValueError("MetaJudged: its judge must look at one answer at a time")
         if len(self.meta.show(2)[0]) != 2:
             raise ValueError("MetaJudged: its meta-judge must look at pairs")
+        if self.judge.name == self.meta.name:
+            raise ValueError(f"MetaJudged: both judges are called {self.meta.name!r}")
 
     def check(self, prompts: Sequence[Prompt]) -> None:
         self.judge.check(prompts)
+        self.meta.check([self._told(prompt, "", "") for prompt in prompts])
 
     def close(self) -> None:
         self.judge.close()
+        self.meta.close()
 
     def score(
         self,
@@ -111,8 +115,14 @@ class MetaJudged(OfModels):
         seen = self.judge.sees(row.rollouts[most.of[0]].text)
         names = {name: f"({name})" for name in self.judge.template_fields()}
         rubric = filled(self.judge.text(), names)
-        columns = dict(row.prompt.columns) | {"answer": seen, "rubric": rubric}
-        return replace(row.prompt, id=f"{row.prompt.id}:{most.of[0]}", columns=columns)
+        told = self._told(row.prompt, seen or "", rubric)
+        return replace(told, id=f"{row.prompt.id}:{most.of[0]}")
+
+    @staticmethod
+    def _told(prompt: Prompt, answer: str, rubric: str) -> Prompt:
+        """The prompt with the two further columns."""
+        more = {"judged_answer": answer, "judge_rubric": rubric}
+        return replace(prompt, columns=dict(prompt.columns) | more)
 
     def _scores(
         self, judgements: Sequence[Rollout], wins_NN: np.ndarray

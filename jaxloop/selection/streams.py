@@ -93,6 +93,11 @@ class LabelBalanced:
         made = self.selector(scored, rng)
         by_label: dict[str, list[int]] = {label: [] for label in label_of.values()}
         for number, item in enumerate(made):
+            if _prompt(item).id not in label_of:
+                raise ValueError(
+                    "LabelBalanced: its selector makes pairs of judgements, whose "
+                    "prompts have no label; balance the other streams by themselves"
+                )
             by_label[label_of[_prompt(item).id]].append(number)
         least = min(map(len, by_label.values()), default=0)
         kept = [

@@ -24,7 +24,9 @@ class VoteMargin:
         rows = {row.prompt.id: row for row in scored}
 
         def weight(pair: Pair) -> float:
-            row = rows[pair.prompt.id]
+            row = rows.get(pair.prompt.id)
+            if row is None:  # of judgements, which have no votes
+                return pair.weight
             by_index = {
                 rollout.index: score
                 for rollout, score in zip(row.rollouts, row.scores, strict=True)

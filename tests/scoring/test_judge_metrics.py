@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from jaxloop.evaluation.accuracy import evaluation_metrics
 from jaxloop.records import Judgement, Prompt, Rollout, Score, Scored
 from jaxloop.scoring.judge_metrics import judge_metrics
 from tests.scoring import samples
@@ -94,3 +95,30 @@ def test_judges_are_told_apart():
     metrics = judge_metrics([row([1.0], both)])
     assert metrics["judge/invalid_frac"] == 1.0
     assert metrics["other/invalid_frac"] == 0.0
+
+
+def test_grades_are_no_shares_whatever_a_single_prompt_has():
+    rows = [row([1.0, 1.0], truths=[0.0, 0.0]), row([5.0, 5.0], truths=[1.0, 1.0])]
+    assert "judge/accuracy" not in judge_metrics(rows)
+
+
+def test_prompts_that_went_to_another_scorer_are_not_its_business():
+    asked = samples.prompt()
+    other = Scored(asked, samples.rollouts(asked, "a"), (Score(1.0),))
+    assert judge_metrics([row([1.0]), other])["judge/unjudged_frac"] == 0.0
+
+
+def test_an_invalid_judgement_is_left_out_of_the_evaluation():
+    metrics = evaluation_metrics([row([4.0]), row([None])])
+    assert metrics["eval/accuracy"] == 4.0
+    asked = samples.prompt()
+    unread = Scored(asked, samples.rollouts(asked, "a"), (Score(None, "unscored"),))
+    assert evaluation_metrics([unread])["eval/accuracy"] == 0.0
+
+
+def test_sets_are_measured_apart():
+    named = samples.prompt(set="verdicts")
+    other = Scored(named, samples.rollouts(named, "a"), (Score(0.0),))
+    metrics = evaluation_metrics([row([1.0]), other])
+    assert metrics["eval/accuracy"] == 1.0
+    assert metrics["eval/verdicts/accuracy"] == 0.0

@@ -7,13 +7,14 @@ import pytest
 from jaxloop.scoring import Judge, MetaJudged
 from jaxloop.scoring.meta_judge import meta_judge
 from jaxloop.scoring.verdicts import Verdict
+from tests.scoring import samples
 from tests.scoring.test_judge import PAIRWISE, Scripted, judged
 
 JUDGE = Judge(template="{question}|{answer}", guarded=False)
 META = replace(
     meta_judge(),
     template="{question}<{answer}>{judgement_A}<>{judgement_B}",
-    columns=(("answer", "answer"),),
+    columns=(("answer", "judged_answer"),),
     parse=Verdict(),
     guarded=False,
 )
@@ -102,3 +103,8 @@ def test_what_cannot_be_is_refused():
         MetaJudged(PAIRWISE)
     with pytest.raises(ValueError, match="pairs"):
         MetaJudged(JUDGE, JUDGE)
+    with pytest.raises(ValueError, match="both judges are called"):
+        MetaJudged(JUDGE, replace(META, name="judge"))
+    asks = replace(META, question="problem")
+    with pytest.raises(ValueError, match="'problem' is missing"):
+        MetaJudged(JUDGE, asks).check([samples.prompt()])
