@@ -15,10 +15,11 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=launch/common.sh
 . launch/common.sh
 
-# Where the two lines of JAX can differ. Losses are arithmetic on arrays, which the
-# tests of training go through; the rest never touches JAX.
-COVERING=(tests/models tests/kernels tests/training tests/sampling tests/loop
-    tests/test_checkpoint.py tests/test_mesh.py)
+# Where the two lines of JAX can differ, once each: transforms and meshes, sampling,
+# checkpoints, and every kind of run from end to end, killed and resumed.
+COVERING=(tests/models tests/sampling tests/training/test_step.py
+    tests/training/test_logprobs.py tests/loop/test_resume_rounds.py
+    tests/loop/test_resume_online.py tests/test_checkpoint.py tests/test_mesh.py)
 
 marks="not full and not parity" comparing="parity and not full" parity=""
 while [ $# -gt 0 ]; do

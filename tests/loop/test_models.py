@@ -59,7 +59,7 @@ def test_a_reward_model_of_its_own_scores_the_samples(tmp_path):
     assert np.mean(nines) > np.mean(ones)
 
 
-@pytest.mark.parametrize("by", ["first", "other"])
+@pytest.mark.parametrize("by", [pytest.param("first", marks=pytest.mark.full), "other"])
 def test_another_model_judges(tmp_path, by):
     """The model that the recipe started from, or one with a tokenizer of its own."""
     base = tiny_config.config("judged", tmp_path / "out", mesh=MeshShape(8, 1, 1))

@@ -10,7 +10,7 @@ KILLS = {
         *("update:3", "place:1", "evaluate:1", "sample:1", "score:1", "sampled:1"),
         *("reference:2", "update:2", "seal:1", "evaluate:2", "term:1"),
     ],
-    "judged": ["judge:1", "judge:2", "judged:1", "update:2", "judge:1", "term:1"],
+    "judged": ["judge:2", "judged:1", "term:1"],
     "offline": ["update:5", "reference:1", "update:3", "evaluate:2", "term:1"],
     "rft": ["update:3", "sample:1", "score:2", "update:2", "seal:1", "term:1"],
 }
