@@ -161,8 +161,8 @@ RATES = {"gspo": 3e-6, "luspo": 3e-6, "forward_kl": 1e-4, "alpha_divergence": 1e
 # loss is a way to its gradient, and its value says nothing.
 SURROGATES = {"cispo", "vespo", "topr", "adaptive_entropy", "entropy_bonus"}
 PULLS_UP = {"sft", "rf_nll"}
-QUICK = {"sigmoid", "ipo", "simpo", "kto", "grpo", "gspo", "group_dpo", "ppo", "nll"}
-QUICK |= {"inpo", "wpo", "bradley_terry", "process", "distill_reverse_kl"}
+QUICK = {"sigmoid", "inpo", "kto", "grpo", "group_dpo", "ppo", "nll"}
+QUICK |= {"bradley_terry", "process", "distill_reverse_kl"}
 
 
 def each(names) -> list:

@@ -190,8 +190,13 @@ def learns(optimizer: Optimizer, param_dtype: str) -> tuple[float, dict]:
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"state_dtype": "bfloat16"}, {"master_weights": True}],
-    ids=["rounded", "bfloat16 moments", "master weights"],
+    [
+        pytest.param({}, id="rounded"),
+        pytest.param({"master_weights": True}, id="master weights"),
+        pytest.param(
+            {"state_dtype": "bfloat16"}, id="bfloat16 moments", marks=pytest.mark.full
+        ),
+    ],
 )
 def test_bfloat16_parameters_learn_as_float32_ones(changes):
     wanted, _ = learns(OPTIMIZER, "float32")
