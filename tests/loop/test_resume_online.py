@@ -13,7 +13,12 @@ KILLS = {
 }
 
 
-@pytest.mark.parametrize("kind", KILLS)
+LONG = {"semi_online": pytest.mark.full}
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=LONG.get(kind, ())) for kind in KILLS]
+)
 def test_killed_online_runs_end_with_the_same_bits(tmp_path, kind):
     killed.check(tmp_path, kind, KILLS[kind])
 

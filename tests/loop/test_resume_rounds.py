@@ -16,6 +16,11 @@ KILLS = {
 }
 
 
-@pytest.mark.parametrize("kind", KILLS)
+LONG = {"rft": pytest.mark.full}  # imitation: the others cover what it does
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=LONG.get(kind, ())) for kind in KILLS]
+)
 def test_killed_rounds_end_with_the_same_bits(tmp_path, kind):
     killed.check(tmp_path, kind, KILLS[kind])
