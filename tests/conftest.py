@@ -8,6 +8,8 @@ os.environ["XLA_FLAGS"] = (
 )
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_NO_ADVISORY_WARNINGS"] = "1"
+# TRL warns of its experimental part on the first import only, whichever test that is.
+os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
 
 import jax
 import pytest

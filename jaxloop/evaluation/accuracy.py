@@ -66,11 +66,11 @@ def _metrics_of(
     all of them, under their function's name.
     """
     values = [[score.value or 0.0 for score in s.scores] for s in scored]
+    scores = [(score, bool(s.judgements)) for s in scored for score in s.scores]
     counted = [
         score.value or 0.0
-        for s in scored
-        for score in s.scores
-        if score.value is not None or not s.judgements
+        for score, judged in scores
+        if score.value is not None or not judged
     ]
     rollouts = [(s.prompt, rollout) for s in scored for rollout in s.rollouts]
     lengths = [len(rollout.token_ids) for _, rollout in rollouts]
@@ -87,11 +87,11 @@ def _metrics_of(
         passed = [pass_at_k(n, c, n) for c in correct]
         metrics[f"pass@{n}"] = float(np.mean(passed))
         metrics[f"maj@{n}"] = float(np.mean([majority_correct(s) for s in scored]))
-    for name in sorted(
-        {name for s in scored for c in s.scores for name in c.components}
-    ):
-        scores = [score for s in scored for score in s.scores]
-        parts = [c.components[name] for c in scores if name in c.components]
+    components: dict[str, list[float]] = {}
+    for score, _ in scores:
+        for name, part in score.components.items():
+            components.setdefault(name, []).append(part)
+    for name, parts in sorted(components.items()):
         metrics[name] = float(np.mean(parts))
     for measure in measures:
         taken = [measure(prompt, rollout) for prompt, rollout in rollouts]

@@ -28,6 +28,7 @@ from jaxloop.training.batches import (
 from jaxloop.training.optimizer import Optimizer, learning_rate
 
 WIDER = 64
+PACKED_START = 1  # packed rows are completions from their second token on
 Logps = Mapping[str, np.ndarray]
 Batches = Iterator[tuple[Batch, float, Line]]
 
@@ -42,13 +43,10 @@ def train_round(
     logps: Logps,
 ):
     """The state after the round's updates, and the position behind them."""
-    packed = produces(recipe.selector) == "demonstrations"
-    start = 1 if packed else layout_for(bench, selected.examples).start
-    step_fn = step_fns(start)
-    total, batches = round_batches(bench, recipe, position, selected, logps)
+    start, total, batches = round_batches(bench, recipe, position, selected, logps)
     stage = Stage(bench, "train", position, total)
     bench.progress.phase("training", total=total, unit="updates", done=position.done)
-    state = train(stage, state, step_fn, in_order(batches))
+    state = train(stage, state, step_fns(start), in_order(batches))
     return state, dataclasses.replace(
         stage.position, done=0, step=position.step - position.done + total
     )
@@ -60,8 +58,9 @@ def round_batches(
     position: Position,
     selected: Selected,
     logps: Logps,
-) -> tuple[int, Batches]:
-    """How many updates the round has, and the batches of those still to come."""
+) -> tuple[int, int, Batches]:
+    """Where completions start, how many updates the round has, and the batches of those
+    still to come."""
     schedule, pad_id = recipe.schedule, bench.tokenizer.pad_id
     assert isinstance(schedule, Rounds)
     order = rng(bench.config.seed, "order", 1, position.round)
@@ -69,13 +68,14 @@ def round_batches(
         passes = Passes(bench, recipe.objective, schedule, recipe.optimizer)
         examples = selected.examples
         layout = layout_for(bench, examples)
-        return passes.batches(examples, layout, logps, order, position.done)
+        made = passes.batches(examples, layout, logps, order, position.done)
+        return layout.start, *made
     demonstrations = selected.demonstrations
     if schedule.rehearse:
         demonstrations = demonstrations + list(bench.data.demonstrations)
     if not demonstrations:
-        return 0, iter(())
-    return packed_batches(
+        return PACKED_START, 0, iter(())
+    made = packed_batches(
         demonstrations,
         schedule,
         recipe.optimizer,
@@ -83,6 +83,7 @@ def round_batches(
         order,
         first=position.done,
     )
+    return PACKED_START, *made
 
 
 def layout_for(bench: Workbench, examples: Sequence[Example]) -> Layout:

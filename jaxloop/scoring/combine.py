@@ -7,9 +7,9 @@ from itertools import chain
 
 import numpy as np
 
-from jaxloop.records import Prompt, Rollout, Score, Scored, Status
+from jaxloop.records import Prompt, Score, Scored, Status
 from jaxloop.scoring import scorer as scorers
-from jaxloop.scoring.scorer import Models, Scorer
+from jaxloop.scoring.scorer import Groups, Models, Scorer
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,7 @@ class Sum:
         parts = tuple(scorers.bind(part, models) for part in self.scorers)
         return replace(self, scorers=parts)
 
-    def __call__(
-        self, prompts: Sequence[Prompt], rollouts: Sequence[tuple[Rollout, ...]]
-    ) -> list[Scored]:
+    def __call__(self, prompts: Sequence[Prompt], rollouts: Groups) -> list[Scored]:
         parts = [part(prompts, rollouts) for part in self.scorers]
         weights = self.weights or (1.0,) * len(parts)
         return [
@@ -106,9 +104,7 @@ class Shuffled:
     def with_models(self, models: Models) -> "Shuffled":
         return replace(self, scorer=scorers.bind(self.scorer, models))
 
-    def __call__(
-        self, prompts: Sequence[Prompt], rollouts: Sequence[tuple[Rollout, ...]]
-    ) -> list[Scored]:
+    def __call__(self, prompts: Sequence[Prompt], rollouts: Groups) -> list[Scored]:
         scored = self.scorer(prompts, rollouts)
         by_id = sorted(range(len(scored)), key=lambda i: scored[i].prompt.id)
         slots = [(i, j) for i in by_id for j in range(len(scored[i].scores))]

@@ -9,6 +9,7 @@ completions, which gives the places of each request, in the order shown: `each`,
 Completions that look the same to the judge are judged once, and share the score.
 """
 
+import functools
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from jaxloop.scoring.answers import Extractor, WholeText
 from jaxloop.scoring.guard import fenced, neutralised
 from jaxloop.scoring.ratings import Verdict, round_robin_mean
 from jaxloop.scoring.rubric import filled, load_template, template_problems
-from jaxloop.scoring.scorer import Models, OfModels, Scorer, column
+from jaxloop.scoring.scorer import Groups, Models, OfModels, Scorer, column
 from jaxloop.scoring.verdicts import Parser, Points
 
 Places = tuple[int, ...]
@@ -109,13 +110,14 @@ class Judge(OfModels):
     """What the score is called in records and metrics; two in one `Sum` want two."""
 
     def __post_init__(self):
-        problems = template_problems(self.text(), self.template_fields())
+        problems = template_problems(self.text, self.template_fields())
         if problems:
             found = "; ".join(problems)
             raise ValueError(f"Judge: template {self.template!r}: {found}")
         for size in {len(places) for places in self.show(3)}:
             self.parse("", size)  # a parser that speaks of other numbers refuses
 
+    @functools.cached_property
     def text(self) -> str:
         """The template itself."""
         return self.template if "{" in self.template else load_template(self.template)
@@ -138,10 +140,7 @@ class Judge(OfModels):
             scorers.close(self.truth)
 
     def score(
-        self,
-        models: Models,
-        prompts: Sequence[Prompt],
-        rollouts: Sequence[tuple[Rollout, ...]],
+        self, models: Models, prompts: Sequence[Prompt], rollouts: Groups
     ) -> list[Scored]:
         groups = zip(prompts, rollouts, strict=True)
         rows = [_Row.of(prompt, group, self.sees) for prompt, group in groups]
@@ -177,7 +176,6 @@ class Judge(OfModels):
     ) -> str:
         """What the judge reads: the completions are shown in that order. `special`: the
         tokens of its tokenizer that no text may spell."""
-
         own = (getattr(self.parse, name, "") for name in ("label", "tag"))
         words = [word for word in own if word]
 
@@ -201,7 +199,7 @@ class Judge(OfModels):
             fields[f"{name}_A"], fields[f"{name}_B"] = shown
         numbered = (f"{name.title()} {i}:\n{t}" for i, t in enumerate(shown, 1))
         fields[f"{name}s"] = "\n\n".join(numbered)
-        return filled(self.text(), fields)
+        return filled(self.text, fields)
 
     def _scored(self, row: "_Row", truths: Sequence[Score] | None) -> Scored:
         verdicts = [
@@ -214,14 +212,14 @@ class Judge(OfModels):
         spoken_of = {place for places, values in verdicts if values for place in places}
         scores = []
         for index, place in enumerate(row.place_of):
-            value = float(combined[place]) if place in spoken_of else np.nan
-            parts = {} if not np.isfinite(value) else {self.name: value}
-            if truths is not None and (truth := truths[index].value) is not None:
-                parts[f"{self.name}_truth"] = truth
-            if np.isfinite(value):
-                scores.append(Score(value, components=parts))
-            else:
-                scores.append(Score(None, "unscored", components=parts))
+            value = float(combined[place]) if place in spoken_of else None
+            if value is not None and not np.isfinite(value):
+                value = None
+            truth = None if truths is None else truths[index].value
+            parts = {self.name: value, f"{self.name}_truth": truth}
+            known = {name: part for name, part in parts.items() if part is not None}
+            status = "unscored" if value is None else "scored"
+            scores.append(Score(value, status, components=known))
         judgements = tuple(judgement for _, judgement in row.judged)
         return Scored(row.prompt, row.rollouts, tuple(scores), judgements)
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxloop.models.huggingface import read_shape, resolve_model_path
 from jaxloop.records import Prompt, Rollout, Score, Scored
-from jaxloop.scoring.scorer import Models, OfModels, score_each
+from jaxloop.scoring.scorer import Groups, Models, OfModels, score_each
 
 Item = tuple[Prompt, Rollout]
 
@@ -23,10 +23,7 @@ class Valued(OfModels):
         raise NotImplementedError
 
     def score(
-        self,
-        models: Models,
-        prompts: Sequence[Prompt],
-        rollouts: Sequence[tuple[Rollout, ...]],
+        self, models: Models, prompts: Sequence[Prompt], rollouts: Groups
     ) -> list[Scored]:
         items = [
             (prompt, rollout)

@@ -21,7 +21,7 @@ from jaxloop.scoring.ratings import (
     position_weights,
 )
 from jaxloop.scoring.rubric import filled
-from jaxloop.scoring.scorer import Models, OfModels
+from jaxloop.scoring.scorer import Groups, Models, OfModels
 from jaxloop.scoring.verdicts import Verdict
 
 
@@ -74,10 +74,7 @@ class MetaJudged(OfModels):
         self.meta.close()
 
     def score(
-        self,
-        models: Models,
-        prompts: Sequence[Prompt],
-        rollouts: Sequence[tuple[Rollout, ...]],
+        self, models: Models, prompts: Sequence[Prompt], rollouts: Groups
     ) -> list[Scored]:
         scored = self.judge.score(models, prompts, rollouts)
         looked_at = {
@@ -114,7 +111,7 @@ class MetaJudged(OfModels):
         """What the meta-judge is asked about: a prompt of its own."""
         seen = self.judge.sees(row.rollouts[most.of[0]].text)
         names = {name: f"({name})" for name in self.judge.template_fields()}
-        rubric = filled(self.judge.text(), names)
+        rubric = filled(self.judge.text, names)
         told = self._told(row.prompt, seen or "", rubric)
         return replace(told, id=f"{row.prompt.id}:{most.of[0]}")
 

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from jaxloop.records import Prompt, Rollout, Scored
+from jaxloop.records import Prompt, Scored
 from jaxloop.scoring import scorer as scorers
-from jaxloop.scoring.scorer import Models, Scorer
+from jaxloop.scoring.scorer import Groups, Models, Scorer
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,7 @@ class Routed:
             self, routes=bound, otherwise=scorers.bind(self.otherwise, models)
         )
 
-    def __call__(
-        self, prompts: Sequence[Prompt], rollouts: Sequence[tuple[Rollout, ...]]
-    ) -> list[Scored]:
+    def __call__(self, prompts: Sequence[Prompt], rollouts: Groups) -> list[Scored]:
         scored: dict[int, Scored] = {}
         for scorer, places in self._parts(prompts):
             rows = scorer([prompts[i] for i in places], [rollouts[i] for i in places])

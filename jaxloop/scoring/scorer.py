@@ -10,6 +10,9 @@ import numpy as np
 from jaxloop.records import Prompt, Rollout, Score, Scored
 from jaxloop.sampling.settings import Sampling
 
+Groups = Sequence[tuple[Rollout, ...]]
+"""The rollouts of each prompt."""
+
 
 class Scorer(Protocol):
     """Prompts and the rollouts of each -> the same, scored, in the same order.
@@ -19,9 +22,7 @@ class Scorer(Protocol):
     `with_models(models)`, which gives the scorer that asks those models.
     """
 
-    def __call__(
-        self, prompts: Sequence[Prompt], rollouts: Sequence[tuple[Rollout, ...]]
-    ) -> list[Scored]: ...
+    def __call__(self, prompts: Sequence[Prompt], rollouts: Groups) -> list[Scored]: ...
 
 
 class Models(Protocol):
@@ -62,19 +63,14 @@ class OfModels:
     """A scorer that asks models, which a loop passes in (`bind`)."""
 
     def score(
-        self,
-        models: Models,
-        prompts: Sequence[Prompt],
-        rollouts: Sequence[tuple[Rollout, ...]],
+        self, models: Models, prompts: Sequence[Prompt], rollouts: Groups
     ) -> list[Scored]:
         raise NotImplementedError
 
     def with_models(self, models: Models) -> "Bound":
         return Bound(self, models)
 
-    def __call__(
-        self, prompts: Sequence[Prompt], rollouts: Sequence[tuple[Rollout, ...]]
-    ) -> list[Scored]:
+    def __call__(self, prompts: Sequence[Prompt], rollouts: Groups) -> list[Scored]:
         name = type(self).__name__
         raise ValueError(f"{name} asks a model, and was given none by a loop")
 
@@ -86,9 +82,7 @@ class Bound:
     scorer: OfModels
     models: Models
 
-    def __call__(
-        self, prompts: Sequence[Prompt], rollouts: Sequence[tuple[Rollout, ...]]
-    ) -> list[Scored]:
+    def __call__(self, prompts: Sequence[Prompt], rollouts: Groups) -> list[Scored]:
         return self.scorer.score(self.models, prompts, rollouts)
 
 
@@ -100,7 +94,7 @@ def bind(scorer: Scorer, models: Models) -> Scorer:
 
 def score_each(
     prompts: Sequence[Prompt],
-    rollouts: Sequence[tuple[Rollout, ...]],
+    rollouts: Groups,
     score: Callable[[Prompt, Rollout], Score],
 ) -> list[Scored]:
     """`score(prompt, rollout)` for every rollout; each belongs to the prompt beside

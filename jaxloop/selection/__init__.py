@@ -29,7 +29,6 @@ from jaxloop.selection.filters import (
 from jaxloop.selection.joint_order import (
     JointOrder,
     JointScore,
-    joint_order_rewards,
     joint_score_rewards,
 )
 from jaxloop.selection.judge_pairs import JudgePairs
@@ -108,7 +107,6 @@ __all__ = [
     "drop_identical",
     "group_advantages",
     "groups",
-    "joint_order_rewards",
     "joint_score_rewards",
     "kendall",
     "label_weights",

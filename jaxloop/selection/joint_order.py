@@ -15,32 +15,6 @@ from jaxloop.records import Scored
 from jaxloop.selection.advantages import Advantage, advantages_of, column_of
 from jaxloop.selection.selectors import CORRECT
 
-Verdicts = Sequence[Sequence[float] | None]
-"""Of each judgement of a pair, a number for the first and for the second shown; None:
-invalid."""
-
-
-def joint_order_rewards(
-    first: Verdicts, second: Verdicts, *, better: int
-) -> np.ndarray:
-    """(N,) float64: what the i-th judgements of both orders earn, each.
-
-    | shown a, b | shown b, a | reward |
-    | right      | right      | 1      |
-    | right      | wrong      | 0      |
-    | wrong      | right      | 0      |
-    | wrong      | wrong      | 0      |
-
-    first: verdicts on (a, b). second: verdicts on (b, a), in the order shown. better: 0
-    where a is the better one, 1 where b is. Right is a higher number for the better
-    one; a tie is wrong, and so is None.
-    """
-    if better not in (0, 1):
-        raise ValueError(f"better = {better}: 0 is the first shown, 1 the second")
-    pairs = zip(first, second, strict=True)
-    right = [_right(one, better) and _right(two, 1 - better) for one, two in pairs]
-    return np.array(right, float)
-
 
 def joint_score_rewards(
     better: Sequence[float | None], worse: Sequence[float | None]
@@ -58,6 +32,12 @@ class JointOrder:
 
     r_i := 1 if both the i-th judgement of this order and that of the other are right,
     else 0
+
+    | shown a, b | shown b, a | r |
+    | right      | right      | 1 |
+    | right      | wrong      | 0 |
+    | wrong      | right      | 0 |
+    | wrong      | wrong      | 0 |
 
     J1's consistency reward (arXiv 2505.10320); right is a score above `CORRECT`. The
     two prompts of a pair share a value in a column of their data, and must be in one
@@ -112,10 +92,6 @@ class JointScore:
 
         rows = _rewarded(scored, self.pair, joint, self)
         return advantages_of(rows, self.advantage)
-
-
-def _right(values: Sequence[float] | None, better: int) -> bool:
-    return values is not None and values[better] > values[1 - better]
 
 
 def _correct(value: float | None) -> bool:

@@ -11,7 +11,14 @@ from typing import ClassVar
 import numpy as np
 
 from jaxloop.records import Pair, Rollout, Scored
-from jaxloop.selection.selectors import BestWorst, Produces
+from jaxloop.selection.selectors import (
+    BestWorst,
+    Candidate,
+    Produces,
+    known,
+    pair_of,
+    value_of,
+)
 
 Length = Callable[[Rollout], float]
 SLACK = 1e-9  # a mean of judgements such as 3.4 is on the border of a tier or beyond it
@@ -60,22 +67,23 @@ class TierLength:
         return [pair for row in scored for pair in self._pairs(row)]
 
     def _pairs(self, row: Scored) -> list[Pair]:
-        known = _known(row)
-        values = [value for _, value in known]
-        if not values or max(values) == min(values):
+        candidates, values = _contested(row)
+        if not candidates:
             return []
         low, span = min(values), max(values) - min(values)
-        good = [c for c in known if (c[1] - low) / span >= 1 - self.rho - SLACK]
-        bad = [c for c in known if (c[1] - low) / span <= self.rho + SLACK]
-        chosen = min(good, key=lambda c: (self.length(c[0]), -c[1]))
-        rejected = min(bad, key=lambda c: (-self.length(c[0]), c[1]))
-        if chosen[1] <= rejected[1]:  # rho within SLACK of 1/2
+        tiers = [(value - low) / span for value in values]
+        judged = list(zip(candidates, values, tiers, strict=True))
+        good = [c for c in judged if c[2] >= 1 - self.rho - SLACK]
+        bad = [c for c in judged if c[2] <= self.rho + SLACK]
+        chosen, high, _ = min(good, key=lambda c: (self.length(c[0][0]), -c[1]))
+        rejected, less, _ = min(bad, key=lambda c: (-self.length(c[0][0]), c[1]))
+        if high <= less:  # rho within SLACK of 1/2
             return []
         reason = (
-            f"shortest of the {len(good)} best ({chosen[1]:.4g}) against longest of "
-            f"the {len(bad)} worst ({rejected[1]:.4g})"
+            f"shortest of the {len(good)} best ({high:.4g}) against longest of "
+            f"the {len(bad)} worst ({less:.4g})"
         )
-        return [_pair(row, chosen, rejected, reason)]
+        return [pair_of(row.prompt, chosen, rejected, reason)]
 
 
 @dataclass(frozen=True)
@@ -105,21 +113,20 @@ class ZLength:
         return [pair for row in scored for pair in self._pairs(row)]
 
     def _pairs(self, row: Scored) -> list[Pair]:
-        known = _known(row)
-        values = [value for _, value in known]
-        if not values or max(values) == min(values):
+        candidates, values = _contested(row)
+        if not candidates:
             return []
-        lengths = [self.length(rollout) for rollout, _ in known]
+        lengths = [self.length(rollout) for rollout, _ in candidates]
         charged = (_standardised(values) - self.rho * _standardised(lengths)).tolist()
         keys = list(zip(charged, values, strict=True))
-        best = max(range(len(known)), key=keys.__getitem__)
-        worst = min(range(len(known)), key=keys.__getitem__)
-        chosen, rejected = known[best], known[worst]
+        best = max(range(len(keys)), key=keys.__getitem__)
+        worst = min(range(len(keys)), key=keys.__getitem__)
         reason = (
-            f"best of {len(known)} with length ({chosen[1]:.4g}, {charged[best]:+.2f}) "
-            f"against worst ({rejected[1]:.4g}, {charged[worst]:+.2f})"
+            f"best of {len(keys)} with length ({values[best]:.4g}, "
+            f"{charged[best]:+.2f}) against worst ({values[worst]:.4g}, "
+            f"{charged[worst]:+.2f})"
         )
-        return [_pair(row, chosen, rejected, reason)]
+        return [pair_of(row.prompt, candidates[best], candidates[worst], reason)]
 
 
 def _standardised(values: Sequence[float]) -> np.ndarray:
@@ -132,17 +139,8 @@ def _standardised(values: Sequence[float]) -> np.ndarray:
     return gap / gap.std()
 
 
-def _known(row: Scored) -> list[tuple[Rollout, float]]:
-    pairs = zip(row.rollouts, row.scores, strict=True)
-    return [(rollout, s.value) for rollout, s in pairs if s.value is not None]
-
-
-def _pair(
-    row: Scored,
-    chosen: tuple[Rollout, float],
-    rejected: tuple[Rollout, float],
-    reason: str,
-) -> Pair:
-    return Pair(
-        row.prompt, chosen[0], rejected[0], chosen[1], rejected[1], reason=reason
-    )
+def _contested(row: Scored) -> tuple[list[Candidate], list[float]]:
+    """The scored rollouts and their values; none where all values are equal."""
+    candidates = known(row)
+    values = [value_of(score) for _, score in candidates]
+    return (candidates, values) if len(set(values)) > 1 else ([], [])

@@ -43,15 +43,17 @@ class BestWorst:
     ) -> list[Pair]:
         pairs = []
         for row in scored:
-            known = _known(row)
-            if not known:
+            candidates = known(row)
+            if not candidates:
                 continue
-            best = max(known, key=lambda candidate: _value(candidate[1]))
-            worst = min(known, key=lambda candidate: _value(candidate[1]))
-            high, low = _value(best[1]), _value(worst[1])
+            best = max(candidates, key=lambda candidate: value_of(candidate[1]))
+            worst = min(candidates, key=lambda candidate: value_of(candidate[1]))
+            high, low = value_of(best[1]), value_of(worst[1])
             if high > low and high - low >= self.gap:
-                reason = f"best of {len(known)} ({high:.4g}) against worst ({low:.4g})"
-                pairs.append(_pair(row.prompt, best, worst, reason))
+                reason = (
+                    f"best of {len(candidates)} ({high:.4g}) against worst ({low:.4g})"
+                )
+                pairs.append(pair_of(row.prompt, best, worst, reason))
         return pairs
 
 
@@ -76,9 +78,9 @@ class CorrectIncorrect:
     ) -> list[Pair]:
         pairs = []
         for row in scored:
-            known = _distinct(_known(row))
-            right = [c for c in known if _value(c[1]) > self.threshold]
-            wrong = [c for c in known if _value(c[1]) <= self.threshold]
+            candidates = _distinct(known(row))
+            right = [c for c in candidates if value_of(c[1]) > self.threshold]
+            wrong = [c for c in candidates if value_of(c[1]) <= self.threshold]
             total = len(right) * len(wrong)
             if not total:
                 continue
@@ -86,7 +88,7 @@ class CorrectIncorrect:
                 chosen = right[number // len(wrong)]
                 rejected = wrong[number % len(wrong)]
                 reason = f"{_told(chosen[1])} is correct, {_told(rejected[1])} is not"
-                pairs.append(_pair(row.prompt, chosen, rejected, reason))
+                pairs.append(pair_of(row.prompt, chosen, rejected, reason))
         return pairs
 
 
@@ -106,7 +108,7 @@ class VoteClusters:
             # In order of appearance; the votes are in the key because the shuffled
             # control deals them out without regard to answers.
             clusters: dict[tuple[int, str], list[Candidate]] = {}
-            for candidate in _known(row):
+            for candidate in known(row):
                 key = votes_of(row.prompt, candidate[1])
                 clusters.setdefault(key, []).append(candidate)
             if not clusters:
@@ -122,7 +124,7 @@ class VoteClusters:
                 f"{_told(chosen[1])} has {most} of {of} votes, "
                 f"{_told(rejected[1])} has {least}"
             )
-            pairs.append(_pair(row.prompt, chosen, rejected, reason))
+            pairs.append(pair_of(row.prompt, chosen, rejected, reason))
         return pairs
 
 
@@ -139,11 +141,11 @@ class TopOne:
     ) -> list[tuple[Prompt, Rollout]]:
         kept = []
         for row in scored:
-            known = _known(row)
-            if not known:
+            candidates = known(row)
+            if not candidates:
                 continue
-            rollout, score = max(known, key=lambda candidate: _value(candidate[1]))
-            if self.minimum is None or _value(score) >= self.minimum:
+            rollout, score = max(candidates, key=lambda each: value_of(each[1]))
+            if self.minimum is None or value_of(score) >= self.minimum:
                 kept.append((row.prompt, rollout))
         return kept
 
@@ -167,8 +169,8 @@ class AllCorrect:
     ) -> list[tuple[Prompt, Rollout]]:
         kept = []
         for row in scored:
-            known = _distinct(_known(row))
-            right = [r for r, score in known if _value(score) > self.threshold]
+            candidates = _distinct(known(row))
+            right = [r for r, score in candidates if value_of(score) > self.threshold]
             if len(right) > self.maximum:
                 drawn = rng.choice(len(right), self.maximum, replace=False)
                 right = [right[number] for number in sorted(drawn)]
@@ -192,9 +194,9 @@ class Labels:
         self, scored: Sequence[Scored], rng: np.random.Generator
     ) -> list[Labelled]:
         return [
-            self._labelled(row.prompt, rollout, _value(score))
+            self._labelled(row.prompt, rollout, value_of(score))
             for row in scored
-            for rollout, score in _distinct(_known(row))
+            for rollout, score in _distinct(known(row))
         ]
 
     def _labelled(self, prompt: Prompt, rollout: Rollout, value: float) -> Labelled:
@@ -214,12 +216,13 @@ def votes_of(prompt: Prompt, score: Score) -> tuple[int, str]:
     return score.votes, score.answer
 
 
-def _known(row: Scored) -> list[Candidate]:
+def known(row: Scored) -> list[Candidate]:
+    """The rollouts that have a score, with it."""
     pairs = zip(row.rollouts, row.scores, strict=True)
     return [(rollout, score) for rollout, score in pairs if score.value is not None]
 
 
-def _value(score: Score) -> float:
+def value_of(score: Score) -> float:
     assert score.value is not None
     return score.value
 
@@ -243,15 +246,17 @@ def _member(
 
 
 def _told(score: Score) -> str:
-    return f"score {_value(score):.4g}" if score.answer is None else repr(score.answer)
+    return (
+        f"score {value_of(score):.4g}" if score.answer is None else repr(score.answer)
+    )
 
 
-def _pair(prompt: Prompt, better: Candidate, worse: Candidate, reason: str) -> Pair:
+def pair_of(prompt: Prompt, better: Candidate, worse: Candidate, reason: str) -> Pair:
     return Pair(
         prompt=prompt,
         chosen=better[0],
         rejected=worse[0],
-        chosen_score=_value(better[1]),
-        rejected_score=_value(worse[1]),
+        chosen_score=value_of(better[1]),
+        rejected_score=value_of(worse[1]),
         reason=reason,
     )

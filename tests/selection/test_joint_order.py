@@ -1,7 +1,5 @@
 """J1's rewards: truth table, judges of a place, and the advantages around them."""
 
-import itertools
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,56 +10,12 @@ from jaxloop.selection import (
     JointOrder,
     JointScore,
     groups,
-    joint_order_rewards,
     joint_score_rewards,
 )
 from tests.selection.samples import row, with_columns
 
 few = settings(max_examples=30)
-A, B = (1.0, 0.0), (0.0, 1.0)  # the first shown, the second shown
 DR_GRPO = GroupAdvantage("none")
-
-
-@pytest.mark.parametrize(
-    ("first", "second", "reward"), [(A, B, 1), (A, A, 0), (B, B, 0), (B, A, 0)]
-)
-def test_truth_table(first, second, reward):
-    """Shown (a, b) and (b, a), a the better one; and b the better one."""
-    assert joint_order_rewards([first], [second], better=0) == [reward]
-    assert joint_order_rewards([first[::-1]], [second[::-1]], better=1) == [reward]
-
-
-def test_a_judge_of_a_place_gets_nothing():
-    for verdict in (A, B, (1.0, 1.0), None):
-        for better in (0, 1):
-            rewards_N = joint_order_rewards([verdict] * 5, [verdict] * 5, better=better)
-            np.testing.assert_array_equal(rewards_N, np.zeros(5))
-
-
-verdicts = st.none() | st.sampled_from([A, B, (7.0, 7.0), (9.5, 2.0)])
-
-
-@few
-@given(st.lists(st.tuples(verdicts, verdicts), max_size=8), st.integers(0, 1))
-def test_both_must_be_right(pairs, better):
-    first, second = (list(x) for x in zip(*pairs, strict=True)) if pairs else ([], [])
-    rewards_N = joint_order_rewards(first, second, better=better)
-
-    def right(values, better):
-        return values is not None and values[better] > values[1 - better]
-
-    expected = [right(v, better) * right(w, 1 - better) for v, w in pairs]
-    np.testing.assert_array_equal(rewards_N, expected)
-    # The orders' names do not matter.
-    turned_N = joint_order_rewards(second, first, better=1 - better)
-    np.testing.assert_array_equal(turned_N, rewards_N)
-
-
-def test_senseless_calls_are_refused():
-    with pytest.raises(ValueError, match="better = 2"):
-        joint_order_rewards([A], [B], better=2)
-    with pytest.raises(ValueError, match="zip"):
-        joint_order_rewards([A], [B, B], better=0)
 
 
 def test_scores_of_two_answers():
@@ -94,20 +48,21 @@ def test_joint_order_as_an_advantage():
     assert (plain_PG[0] != actual_PG[0]).any()
 
 
-def test_joint_order_is_the_truth_table():
-    table = list(itertools.product((1.0, 0.0), repeat=2))
+values = st.none() | st.sampled_from([0.0, 0.5, 1.0])
+
+
+@few
+@given(st.lists(st.tuples(values, values), min_size=1, max_size=8))
+def test_joint_order_is_the_truth_table(both):
     scored = [
-        one_order("ab", "p", *(first for first, _ in table)),
-        one_order("ba", "p", *(second for _, second in table)),
+        one_order("ab", "p", *(first for first, _ in both)),
+        one_order("ba", "p", *(second for _, second in both)),
     ]
-    better = joint_order_rewards(
-        [A if first else B for first, _ in table],
-        [B if second else A for _, second in table],
-        better=0,
-    )
-    np.testing.assert_allclose(
-        JointOrder(DR_GRPO).of_scored(scored), [better - better.mean()] * 2
-    )
+    # Half a point is no right judgement, nor is an invalid one.
+    rewards_G = np.array([float(pair == (1.0, 1.0)) for pair in both])
+    expected_PG = [rewards_G - rewards_G.mean()] * 2
+    np.testing.assert_allclose(JointOrder(DR_GRPO).of_scored(scored), expected_PG)
+    np.testing.assert_allclose(JointOrder(DR_GRPO).of_scored(scored[::-1]), expected_PG)
 
 
 def test_joint_score_as_an_advantage():
