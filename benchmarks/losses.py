@@ -4,16 +4,20 @@
 
 For every objective of `configs/objectives.py`: seconds a train step and the bytes that
 the compiled step holds beyond its arguments, as ratios to those of supervised training
-(`nll`) on the same rows, in one run. Forward passes that an objective needs besides
-(a reference, old values, a teacher) happen outside of the step and are listed by name;
-`forward` says what one costs. The logits of the whole batch would take `logits`.
+(`nll`) on the same rows. Steps of the two take turns, and the median of the ratios
+counts, so that other work on the machine touches both alike. Forward passes that an
+objective needs besides (a reference, old values, a teacher) happen outside of the step
+and are listed by name; `forward` says what one costs. The logits of the whole batch
+would take `logits`.
 """
 
 import argparse
 import os
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -93,46 +97,54 @@ class Bench:
     def model(self, outputs: int) -> Decoder:
         return Decoder(replace(SHAPE, outputs=outputs), jnp.dtype("float32"))
 
-    def step(self, objective) -> tuple[float, int]:
-        """(median seconds, bytes beyond the arguments) of one compiled train step."""
+    def step(self, objective) -> "Step":
+        """One compiled train step."""
         model = self.model(1 if "head" in objective.needs else 0)
         optimizer, memory = Optimizer(learning_rate=1e-6), memory_of(objective)
         shardings = state_shardings(model, optimizer, self.mesh, memory)
         given = dict(self.batch)
         if "teacher" not in objective.needs:
             del given["teacher_ids_BCK"], given["teacher_logp_BCK"]
-        start = PROMPT
-        if objective.trains_on == "demonstrations":
-            given["mask_BC"] = np.ones((ROWS, COMPLETION), np.float32)
-        train = make_train_step(model, objective, optimizer, self.mesh, start=start)
+        train = make_train_step(model, objective, optimizer, self.mesh, start=PROMPT)
         with jax.set_mesh(self.mesh):
             params = new_params(model, self.mesh, 0, "float32")
             state = fresh_state(params, optimizer, shardings, memory)
             parts = micro_batches(given, 1)
             compiled = train.lower(state, parts, np.float32(1e-6)).compile()
-            times = []
-            for _ in range(RUNS + 1):
-                began = time.perf_counter()
-                state, figures = compiled(state, parts, np.float32(1e-6))
-                jax.block_until_ready((state, figures))
-                times.append(time.perf_counter() - began)
-        used = compiled.memory_analysis().temp_size_in_bytes
-        return statistics.median(times[1:]), used
+        return Step(compiled, state, parts)
 
-    def forward(self) -> float:
-        """Median seconds of a pass that only reads log-probabilities."""
+    def forward(self) -> Callable:
+        """A pass that only reads log-probabilities."""
         model = self.model(0)
         score = make_scorer(model, self.mesh, start=PROMPT)
         names = ("tokens_BT", "positions_BT", "segments_BT")
-        given = {name: self.batch[name] for name in names}
         with jax.set_mesh(self.mesh):
             params = new_params(model, self.mesh, 0, "float32")
-            times = []
-            for _ in range(RUNS + 1):
-                began = time.perf_counter()
-                score(params, given).block_until_ready()
-                times.append(time.perf_counter() - began)
-        return statistics.median(times[1:])
+            return partial(score, params, {name: self.batch[name] for name in names})
+
+
+class Step:
+    """A compiled step with its state; a call makes the next update."""
+
+    def __init__(self, compiled, state, parts):
+        self.compiled, self.state, self.parts = compiled, state, parts
+        self.bytes = compiled.memory_analysis().temp_size_in_bytes
+
+    def __call__(self):
+        self.state, figures = self.compiled(self.state, self.parts, np.float32(1e-6))
+        return self.state, figures
+
+
+def seconds(call: Callable) -> float:
+    began = time.perf_counter()
+    jax.block_until_ready(call())
+    return time.perf_counter() - began
+
+
+def ratio(one: Callable, other: Callable) -> float:
+    """Median of the times of `one` over those of `other`, taken in turns."""
+    ratios = [seconds(one) / seconds(other) for _ in range(RUNS + 1)]
+    return statistics.median(ratios[1:])
 
 
 def main() -> None:
@@ -145,17 +157,22 @@ def main() -> None:
     if unknown:
         parser.error(f"no objectives {unknown}; there are {', '.join(named.NAMES)}")
     bench = Bench()
-    base_s, base_bytes = bench.step(named.IMITATION["nll"])
+    base = bench.step(named.IMITATION["nll"])
     logits = ROWS * COMPLETION * SHAPE.vocab * 4
-    print(f"nll: {base_s:.3f} s a step, {base_bytes / 1e6:.0f} MB")
-    print(f"forward: {bench.forward():.3f} s; logits: {logits / 1e6:.0f} MB")
+    with jax.set_mesh(bench.mesh):
+        passes = ratio(bench.forward(), base)
+        step_s = statistics.median(seconds(base) for _ in range(RUNS))
+    print(f"nll: {step_s:.3f} s a step, {base.bytes / 1e6:.0f} MB")
+    print(f"forward: {passes:.2f} of it; logits: {logits / 1e6:.0f} MB")
     print("\n| objective | time | memory | besides |\n|---|---|---|---|")
     for name in names:
         objective = named.recipe(name).objective
-        seconds, used = bench.step(objective)
+        step = bench.step(objective)
+        with jax.set_mesh(bench.mesh):
+            time_ratio = ratio(step, base)
         besides = ", ".join(sorted(objective.needs - {"advantage"})) or "-"
-        ratio, more = seconds / base_s, used / base_bytes
-        print(f"| {name} | {ratio:.2f}x | {more:.2f}x | {besides} |", flush=True)
+        more = step.bytes / base.bytes
+        print(f"| {name} | {time_ratio:.2f}x | {more:.2f}x | {besides} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ from jaxloop.losses import (
 from jaxloop.losses.group_pairs import GroupPairs
 from jaxloop.losses.objective import Mixture
 from jaxloop.losses.pairwise import Pairwise
-from jaxloop.selection import advantages, shaping
+from jaxloop.selection import advantages, joint_order, pseudo_labels, shaping
 
 FORMULA = re.compile(r"[\w.()' ]{1,20} :?= |A >= 0|0  ")
 TARGET = Path(__file__).with_name("objectives.md")
@@ -89,7 +89,11 @@ SECTIONS: list[tuple[str, str, list]] = [
         [ppo],
     ),
     ("Advantages", "`advantage=` of a recipe.", [advantages]),
-    ("Around advantages", "Wrappers; `Overlong(GroupAdvantage(), ...)`.", [shaping]),
+    (
+        "Around advantages",
+        "Wrappers; `Overlong(GroupAdvantage(), ...)`.",
+        [shaping, pseudo_labels, joint_order],
+    ),
     ("Imitation", "`Supervised(FUNCTION)`.", [sft]),
     ("Distillation", "`Distill(FUNCTION)` with a `teacher`.", [distillation]),
 ]

@@ -234,6 +234,11 @@ class Checkpointer:
             self._note(f"no good step is left in {self.directory}")
         return None
 
+    def set_aside(self) -> list[str]:
+        """The folders of damaged steps that were moved out of the way."""
+        found = self.directory.glob(f"{folders.CORRUPT}step_*")
+        return sorted(path.name for path in found)
+
     def has_named(self, name: str) -> bool:
         """Whether the named tree is there and whole; a damaged one is moved aside."""
         self.wait()

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from flax import serialization
 
+from jaxloop.config import ConfigError
 from jaxloop.loop.workbench import Workbench
 from jaxloop.losses.objective import Objective, memory_of
 from jaxloop.models.parameters import abstract_params
@@ -58,11 +59,22 @@ def save(
 
 
 def find(bench: Workbench) -> Position | None:
-    """The newest good checkpoint's position, with the metrics file cut back to it."""
+    """The newest good checkpoint's position, with the metrics file cut back to it.
+
+    ConfigError where there were checkpoints and none is good: what the run measured and
+    recorded is not written over.
+    """
     number = bench.checkpoints.latest_good()
     for note in bench.checkpoints.notes:
         bench.progress.line(note)
     if number is None:
+        if lost := bench.checkpoints.set_aside():
+            raise ConfigError(
+                f"no checkpoint in {bench.checkpoints.directory} can be read any more: "
+                f"{', '.join(lost)} are damaged. Begin anew in another folder "
+                "(out=DIR), or here after deleting them; metrics and records are as "
+                "they were"
+            )
         bench.metrics.truncate_to(0)
         return None
     position = Position(**bench.checkpoints.position(number))
