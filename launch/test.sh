@@ -21,10 +21,10 @@ COVERING=(tests/models tests/sampling tests/training/test_step.py
     tests/training/test_logprobs.py tests/loop/test_resume_rounds.py
     tests/loop/test_resume_online.py tests/test_checkpoint.py tests/test_mesh.py)
 
-marks="not full and not parity" comparing="parity and not full" parity=""
+marks="not full and not parity" comparing="parity and not full" parity="" hasty=1
 while [ $# -gt 0 ]; do
     case $1 in
-        --full) marks="not parity" comparing=parity ;;
+        --full) marks="not parity" comparing=parity hasty=0 ;;
         --parity) parity=yes ;;
         -h | --help)
             sed -n '2,11s/^# \{0,1\}//p' launch/test.sh
@@ -67,11 +67,12 @@ names = ("jax", "flax", "orbax-checkpoint", "transformers")
 print(f"Python {sys.version.split()[0]}", *(f"{n} {version(n)}" for n in names), sep=", ")'
 }
 
-run_pytest() { # VENV ARGS...
-    local venv=$1
-    shift
+run_pytest() { # VENV HASTY ARGS...: with HASTY, programs are compiled in less time
+    local venv=$1 hasty=$2
+    shift 2
     # Many tests compile the same small programs.
     JAX_COMPILATION_CACHE_DIR=$PWD/$venv/compiled \
+        JAX_DISABLE_MOST_OPTIMIZATIONS=$hasty \
         JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.3 \
         JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES=-1 \
         "$venv/bin/python" -m pytest -n "${JAXLOOP_TEST_WORKERS:-2}" --dist loadfile "$@"
@@ -89,7 +90,7 @@ if [ -n "$parity" ]; then
     python=$(find_python 3.11 || find_python) || die "no Python >= 3.11 with venv found"
     venv=$(venv_for "$python" parity)
     versions "$venv"
-    step "parity with torch and transformers" run_pytest "$venv" -m "$comparing" "$@"
+    step "parity with torch and transformers" run_pytest "$venv" "$hasty" -m "$comparing" "$@"
     finish
     exit 0
 fi
@@ -99,7 +100,7 @@ python=$(find_python) || die "no Python 3.11 or newer with venv was found." \
 venv=$(venv_for "$python")
 versions "$venv"
 if [ $# -gt 0 ]; then
-    step pytest run_pytest "$venv" "$@"
+    step pytest run_pytest "$venv" "$hasty" "$@"
     finish
     exit 0
 fi
@@ -108,7 +109,7 @@ step "ruff check" "$venv/bin/ruff" check .
 step "ruff format" "$venv/bin/ruff" format --check .
 step pyright "$venv/bin/pyright" --pythonpath "$venv/bin/python"
 step shellcheck "$venv/bin/shellcheck" -x launch/*.sh .ci/run
-step "tests" run_pytest "$venv" -m "$marks"
+step "tests" run_pytest "$venv" "$hasty" -m "$marks"
 
 case $venv in
     *-3.11) other='3.1[2-9]' ;;
@@ -121,7 +122,8 @@ if python=$(find_python "$other"); then
     for path in "${COVERING[@]}"; do
         [ -e "$path" ] && covering+=("$path")
     done
-    step "tests on the other line of JAX" run_pytest "$venv" -m "$marks" "${covering[@]}"
+    # As users' programs are compiled.
+    step "tests on the other line of JAX" run_pytest "$venv" 0 -m "$marks" "${covering[@]}"
 else
     say "NOT RUN: the other line of JAX, for no Python $other with venv runs here"
 fi

@@ -170,8 +170,10 @@ def test_top_tokens_are_the_choices_with_most_probability(how):
     head = jax.jit(partial(top_tokens, count=7, implementation="xla", **how))
     actual = head(hidden_BTD, vocab_VD)
     assert actual.ids_BTK.dtype == jnp.int32
-    np.testing.assert_array_equal(actual.ids_BTK, expected.ids_BTK)
     assert_close(actual.logp_BTK, expected.logp_BTK, rtol=1e-5, atol=1e-5)
+    # Not the ids themselves: tokens that rounding alone tells apart may change places.
+    ids_BTK = np.sort(actual.ids_BTK, axis=-1)
+    assert (np.diff(ids_BTK) > 0).all()
     again = lm_head(hidden_BTD, vocab_VD, target_BT, actual.ids_BTK, **how)
     assert_close(again.choice_logp_BTK, actual.logp_BTK, rtol=1e-5, atol=1e-5)
     assert (np.diff(actual.logp_BTK) <= 0).all()
