@@ -1,4 +1,4 @@
-"""docs/new_part.md: its file runs as it stands, from outside of the repository."""
+"""docs/new_method.md: its file runs as it stands, from outside of the repository."""
 
 import json
 import os
@@ -14,7 +14,7 @@ import pytest
 from jaxloop.config.loading import load_config
 from jaxloop.records import Pair, Prompt, Rollout
 
-PAGE = Path(__file__).parents[2] / "docs" / "new_part.md"
+PAGE = Path(__file__).parents[2] / "docs" / "new_method.md"
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,7 @@ def test_the_parts_do_what_the_page_says(recipe):
 
 def test_a_function_as_scorer(blocks, tmp_path, monkeypatch):
     file = tmp_path / "shortness.py"
-    file.write_text(blocks[1])
+    file.write_text(blocks[2])
     monkeypatch.syspath_prepend(str(tmp_path))
     import shortness  # pyright: ignore[reportMissingImports]
 
@@ -103,6 +103,23 @@ def test_a_function_as_scorer(blocks, tmp_path, monkeypatch):
     finally:
         scorer.close()
     assert [s.value for s in scored.scores] == pytest.approx([0.998, -0.002])
+
+
+def test_a_judge_of_ones_own(blocks, tmp_path, monkeypatch):
+    file = tmp_path / "beginners.py"
+    file.write_text(blocks[1])
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    judge = load_config(str(file)).recipe.scorer
+    prompt = Prompt("p", "Why?", (), {})
+    asked = judge.request(prompt, ["Because.", "Why not?"])
+    assert asked.index("Because.") < asked.index("Why not?")
+    for text, values in (
+        ("I like both. Better: two", (0.0, 1.0)),
+        ("Better: one.", (1.0, 0.0)),
+        ("Better: one, or not", None),
+        ("", None),
+    ):
+        assert judge.parse(text, 2) == values
 
 
 @pytest.mark.full
