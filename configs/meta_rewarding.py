@@ -10,8 +10,7 @@ long answers. The paper saw judges saturate: watch `judge/mean`, `judge/tied_fra
 
     jaxloop run configs/meta_rewarding.py model.path=DIR \\
         data.train=prompts.jsonl data.test=held_out.jsonl
-    jaxloop run configs/meta_rewarding.py:actor ...   answers alone, as in the paper's
-        last two rounds
+    jaxloop run configs/meta_rewarding.py:actor ...   answers alone in all rounds
     jaxloop run configs/meta_rewarding.py:tiny        sums, on a CPU in minutes; also
         tiny-actor
 
@@ -26,11 +25,10 @@ from 76 to 79 %, and the next round took that back.
 Of the settings, known at second hand: 7 answers, 11 judgements, rho 0.32 to 0.4, rate,
 batches of 32, 5,000 prompts a round, four rounds. Recalled, not checked against the
 paper: temperature 0.8 and top-p 0.95, the longest of the worst as the rejected one,
-beta 0.1, judgements of at most 1,100 characters chosen. Ours: one pass where the paper
-has up to ten, the words of the prompts, lengths, temperature of judging. Judge pairs
-are trained on in all rounds here, in the paper's first two only: for that, run
-`recipe.schedule.rounds=2`, convert, and go on with `:actor`, two rounds and fresh
-prompts.
+beta 0.1, judgements of at most 1,100 characters chosen, from the second round on 1,000,
+judge pairs in the first two rounds only. Ours: one pass where the paper has up to ten,
+rho 0.4 in all rounds, the words of the prompts, lengths, temperature of judging. Tiny
+has two rounds, both with judge pairs (`recipe.schedule.rounds=3` adds one without).
 """
 
 from dataclasses import replace
@@ -38,7 +36,7 @@ from dataclasses import replace
 from configs import quickstart, self_rewarding
 from jaxloop.config import unknown_variant
 from jaxloop.experiment import Config
-from jaxloop.loop.recipe import Recipe, Rounds
+from jaxloop.loop.recipe import From, Recipe, Rounds
 from jaxloop.losses.objectives import Pairwise
 from jaxloop.prompts.judged_arithmetic import (
     META_TEMPLATE,
@@ -60,6 +58,11 @@ RECIPE = Recipe(
     objective=Pairwise(beta=0.1),
     schedule=Rounds(4, prompts=5000, disjoint=True, batch_size=32, accumulation=8),
     optimizer=Optimizer(learning_rate=5e-6, schedule="cosine"),
+    changes=(
+        From(2, "selector.selectors.1.longest", 1000),
+        From(3, "scorer", JUDGE),
+        From(3, "selector", TierLength(rho=0.4)),
+    ),
 )
 TINY_JUDGE = replace(quickstart.JUDGE, sampling=replace(quickstart.JUDGE.sampling, n=6))
 TINY_META = Judge(
@@ -78,12 +81,16 @@ TINY = replace(
     quickstart.SELF_REWARDING,
     scorer=MetaJudged(TINY_JUDGE, TINY_META),
     selector=Streams((BestWorst(gap=0.5), JudgePairs())),
+    changes=(
+        From(3, "scorer", TINY_JUDGE),
+        From(3, "selector", BestWorst(gap=0.5)),
+    ),
 )
 RECIPES = {
     None: RECIPE,
-    "actor": replace(RECIPE, scorer=JUDGE, selector=TierLength(rho=0.4)),
+    "actor": RECIPE.of_round(2),
     "tiny": TINY,
-    "tiny-actor": replace(TINY, scorer=TINY_JUDGE, selector=BestWorst(gap=0.5)),
+    "tiny-actor": TINY.of_round(2),
 }
 
 

@@ -145,6 +145,7 @@ class Checkpointer:
             "step": step,
             "position": position,
             "metrics": metrics,
+            "best": [self.best_metric, self.best_mode],
             "leaves": {p: array_store.describe(leaf) for p, leaf in arrays.items()},
         }
         text = json.dumps(record, allow_nan=False)  # a copy, and fails here if not JSON
@@ -245,14 +246,20 @@ class Checkpointer:
         return (self.directory / name).is_dir() and self._is_good(name)
 
     def best(self) -> int | None:
-        """The step with the best `best_metric` (the newest of equals), or None."""
-        if self.best_metric is None:
+        """The step with the best `best_metric` (the newest of equals), or None.
+
+        A reader without a metric goes by the one that the newest step was saved under.
+        """
+        metric, mode, steps = self.best_metric, self.best_mode, self.steps()
+        if metric is None and self.read_only and steps:
+            newest = self._record(step_name(steps[-1]))
+            metric, mode = newest.get("best", (None, mode))
+        if metric is None:
             return None
-        sign = 1 if self.best_mode == "max" else -1
-        values = {}
-        for step in self.steps():
+        sign, values = 1 if mode == "max" else -1, {}
+        for step in steps:
             try:
-                value = self._record(step_name(step))["metrics"].get(self.best_metric)
+                value = self._record(step_name(step))["metrics"].get(metric)
             except CheckpointError:
                 continue
             if value is not None:
@@ -344,19 +351,20 @@ def step_name(step: int) -> str:
     return f"step_{step:08d}"
 
 
-def find_latest(path: Path | str) -> tuple[Path, int]:
+def find_step(path: Path | str) -> tuple[Path, int]:
     """(checkpoint directory, step) that a user means by `path`.
 
     `OUT`, `OUT/checkpoints` and `OUT/checkpoints/latest` mean the newest good step
-    (there is no link: buckets have none), `OUT/checkpoints/step_00000012` that one.
-    CheckpointError if there is none.
+    (there is no link: buckets have none), `OUT/checkpoints/best` the one with the best
+    value of the metric that the run kept its best by, and
+    `OUT/checkpoints/step_00000012` that one. CheckpointError if there is none.
     """
     path = Path(path)
     if match := STEP_NAME.fullmatch(path.name):
         if path.is_dir():
             return path.parent, int(match[1])
         raise CheckpointError(f"{path} is not there")
-    directory = path.parent if path.name == "latest" else path
+    directory = path.parent if path.name in ("latest", "best") else path
     if (directory / "checkpoints").is_dir():
         directory = directory / "checkpoints"
     reader = Checkpointer(directory, read_only=True)
@@ -364,6 +372,11 @@ def find_latest(path: Path | str) -> tuple[Path, int]:
     if step is None:
         why = "; ".join(reader.notes) or "it holds no step_... folder"
         raise CheckpointError(f"no checkpoint in {directory}: {why}")
+    if path.name == "best" and (step := reader.best()) is None:
+        raise CheckpointError(
+            f"{directory} keeps no best step: run with checkpoint.best=METRIC (of the "
+            "held-out evaluation), or name `latest` or a step"
+        )
     return directory, step
 
 

@@ -3,19 +3,20 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from jaxloop.loop.judges import decoder_rows, first_problems, pair_problems
+from jaxloop.loop.kinds import kind_problems
 from jaxloop.loop.recipe import (
     Evaluation,
     OfflineStage,
     Online,
+    PromptStage,
     Recipe,
     Rounds,
     SupervisedStage,
-    produces,
 )
 from jaxloop.mesh import MeshShape, divisibility_problems
 from jaxloop.models.decoder import ModelShape, Remat, cut_sizes
 from jaxloop.prompts.tokenizer import Tokenizer, character_tokenizer, load_tokenizer
-from jaxloop.scoring.meta_judge import MetaJudged
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,8 @@ class Checkpointing:
     keep: int = 2
     """Newest checkpoints that are kept."""
     best: str = ""
-    """A metric whose best checkpoint is kept too, for example `eval/accuracy`."""
+    """A held-out metric whose best checkpoint is kept too, for example `eval/accuracy`:
+    each evaluation is then saved, and OUT/checkpoints/best names the best."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,9 @@ class Config:
     offline: OfflineStage | None = None
     """Training on the data's own pairs or labelled completions, in place of a recipe;
     none for none."""
+    prompts: PromptStage | None = None
+    """Prompts that the model writes from the data's: `jaxloop prompts`, or in front of
+    the recipe, which is then trained on them; none trains on the data's own."""
     recipe: Recipe | None = None
     """The self-improvement method; none stops after the supervised stage."""
     evaluation: Evaluation = field(default_factory=Evaluation)
@@ -113,7 +118,7 @@ class Config:
         missing = getattr(self.data, "missing", None)
         if missing is not None:
             found += missing(
-                train=self.recipe is not None,
+                train=self.recipe is not None or self.prompts is not None,
                 test=self.evaluation.scorer is not None,
                 demonstrations=self.sft is not None,
                 **self._examples_wanted(),
@@ -161,6 +166,11 @@ class Config:
         found = [f"{name} = {n} must be at least 1" for name, n in counts if n < 1]
         if isinstance(schedule, Rounds) and schedule.disjoint and not schedule.prompts:
             found.append("recipe.schedule.disjoint wants recipe.schedule.prompts")
+        if self.checkpoint.best and self.evaluation.scorer is None:
+            found.append(
+                f"checkpoint.best = {self.checkpoint.best} is measured on held-out "
+                "prompts, but the config has no evaluation.scorer"
+            )
         return found
 
     def _model_problems(self) -> list[str]:
@@ -170,13 +180,21 @@ class Config:
                 "model: give either model.path=DIR (a Hugging Face directory or hub "
                 "id) or a shape in the config file, not both and not neither"
             )
-        if not (self.sft or self.offline or self.recipe or self.evaluation.scorer):
+        stages = self.sft or self.offline or self.prompts or self.recipe
+        if not (stages or self.evaluation.scorer):
             found.append(
                 "nothing to do: the config has neither `sft` nor `offline` nor "
-                "`recipe` nor an `evaluation.scorer`"
+                "`prompts` nor `recipe` nor an `evaluation.scorer`"
+            )
+        if self.offline is not None and self.prompts is not None:
+            found.append(
+                "`prompts` are written for a recipe, but the `offline` stage trains "
+                "on the data's own examples: leave one of them out"
             )
         if self.offline is not None:
             found += self._offline_problems(self.offline)
+        if self.offline is None and self.recipe is None:
+            found += first_problems(self.evaluation)
         for name, optimizer in self.optimizers():
             if self.model.param_dtype == "float32" and optimizer.master_weights:
                 found.append(
@@ -206,6 +224,13 @@ class Config:
             )
         return found
 
+    def scorers(self) -> list[tuple[str, Any]]:
+        """What scores in this run, of all rounds, and the name of its setting."""
+        found = [("recipe.scorer", each.scorer) for each in self._versions().values()]
+        if self.evaluation.scorer is not None:
+            found.append(("evaluation.scorer", self.evaluation.scorer))
+        return found
+
     def optimizers(self):
         if self.sft is not None:
             yield "sft.optimizer", self.sft.optimizer
@@ -215,10 +240,32 @@ class Config:
             yield "recipe.optimizer", self.recipe.optimizer
 
     def _recipe_problems(self) -> list[str]:
-        recipe = self.recipe
-        if recipe is None:
+        if self.recipe is None:
             return []
-        found = _kind_problems(recipe)
+        if self.recipe.changes and not isinstance(self.recipe.schedule, Rounds):
+            return ["recipe.changes go by rounds: they want the Rounds schedule"]
+        found = self._problems_of(self.recipe)
+        try:
+            versions = self.recipe.versions()
+        except ValueError as error:
+            return [*found, f"recipe.changes: {error}"]
+        for first, recipe in list(versions.items())[1:]:
+            later = self._problems_of(recipe)
+            new = [problem for problem in later if problem not in found]
+            found += [f"recipe.changes, from round {first} on: {p}" for p in new]
+        return found
+
+    def _versions(self) -> dict[int, Recipe]:
+        """The recipes of the run by the round from which each holds; none as long as
+        the changes do not fit the recipe."""
+        try:
+            return {} if self.recipe is None else self.recipe.versions()
+        except ValueError:
+            return {}
+
+    def _problems_of(self, recipe: Recipe) -> list[str]:
+        """Contradictions of the recipe of some round."""
+        found = kind_problems(recipe) + pair_problems(recipe)
         needs = recipe.objective.needs
         if ("teacher" in needs) != (recipe.teacher is not None):
             found.append(
@@ -241,7 +288,7 @@ class Config:
     def _batch_problems(self, mesh: MeshShape) -> list[str]:
         """What does not divide: the batch, by accumulation and by the mesh."""
         parts, found = mesh.data * mesh.fsdp, []
-        for name, size, accumulation in self._batches():
+        for name, size, accumulation in dict.fromkeys(self._batches()):
             if size % accumulation:
                 nearest = max(size // accumulation, 1) * accumulation
                 found.append(
@@ -266,11 +313,20 @@ class Config:
             yield "offline.batch_size", stage.batch_size, stage.accumulation
         if self.evaluation.scorer is not None:
             yield "evaluation.sampling.rows", self.evaluation.sampling.rows, 1
-        recipe = self.recipe
-        if recipe is None:
+        for path, scorer in self.scorers():
+            for name, rows in decoder_rows(scorer, path):
+                yield name, rows, 1
+        if self.prompts is not None:
+            yield "prompts.maker.sampling.rows", self.prompts.maker.sampling.rows, 1
+            if self.prompts.sampling is not None:
+                yield "prompts.sampling.rows", self.prompts.sampling.rows, 1
+        if self.recipe is None:
             return
-        yield "recipe.sampling.rows", recipe.sampling.rows, 1
-        schedule = recipe.schedule
+        for recipe in self._versions().values():
+            yield "recipe.sampling.rows", recipe.sampling.rows, 1
+            if recipe.extra is not None:
+                yield "recipe.extra.rows", recipe.extra.rows, 1
+        recipe, schedule = self.recipe, self.recipe.schedule
         if isinstance(schedule, Rounds):
             name = "recipe.schedule.batch_size"
             yield name, schedule.batch_size, schedule.accumulation
@@ -289,71 +345,11 @@ class Config:
                 f"heads = {shape.heads} is not a multiple of "
                 f"kv_heads = {shape.kv_heads}"
             )
-        for name in ("sft", "offline", "recipe"):
-            stage = getattr(self, name)
-            if stage and "head" in stage.objective.needs and not shape.outputs:
-                found.append(
-                    f"{name}.objective reads a scalar head: set model.outputs=1"
-                )
-        return found
-
-
-def _kind_problems(recipe: Recipe) -> list[str]:
-    """What the objective trains on, against what the other parts make."""
-    kind, made = recipe.objective.trains_on, produces(recipe.selector)
-    online, found = isinstance(recipe.schedule, Online), []
-    if recipe.weighting is not None and kind != "pairs":
-        found.append("`weighting` belongs to objectives of pairs only")
-    if recipe.advantage is not None and kind != "groups":
-        found.append("`advantage` belongs to policy objectives only")
-    if kind == "groups":
-        advantage = "advantage" in recipe.objective.needs
-        tokenwise = hasattr(recipe.advantage, "of_tokens")
-        if recipe.selector is not None or (advantage and recipe.advantage is None):
-            found.append("a policy objective wants `advantage`, no `selector`")
-        if not online:
-            found.append("a policy objective wants the Online schedule")
-        found += _value_problems(recipe)
-        if advantage and not tokenwise and recipe.sampling.n < 2:
-            found.append("recipe.sampling.n: a group needs at least 2 samples")
-        if advantage and recipe.sampling.temperature == 0:
-            found.append(
-                "recipe.sampling.temperature=0 makes all samples of a group equal"
-            )
-        if getattr(recipe.objective, "whole_groups", False) and online:
-            prompts, parts = recipe.schedule.prompts, recipe.schedule.accumulation
-            if prompts % parts:
-                found.append(
-                    f"recipe.schedule.accumulation = {parts} cuts through groups, "
-                    "which this objective wants whole: let it divide "
-                    f"recipe.schedule.prompts = {prompts}"
-                )
-    elif recipe.selector is None or made != kind:
-        names = {"pairs": "a pairwise", "demonstrations": "a supervised"}
-        wanted = "labelled completions" if kind == "labelled" else kind
-        given = "there is none"
-        if recipe.selector is not None:
-            given = f"{type(recipe.selector).__name__} makes {made}"
-        found.append(
-            f"{names.get(kind, 'this')} objective wants a selector of {wanted}; {given}"
-        )
-    if online and isinstance(recipe.scorer, MetaJudged):
-        found.append(
-            "judgements are trained on in rounds: MetaJudged wants the Rounds schedule"
-        )
-    if kind == "demonstrations" and online:
-        found.append("a supervised objective wants the Rounds schedule")
-    return found
-
-
-def _value_problems(recipe: Recipe) -> list[str]:
-    """PPO's two halves, advantages by token and a value to take them from."""
-    needs, advantage = recipe.objective.needs, recipe.advantage
-    if hasattr(advantage, "of_tokens") != ("head" in needs):
-        return [
-            "an advantage by token (GAE) and an objective with a value (Value) go "
-            "together, as in Mixture((Policy(), Value()), (1.0, 0.5))"
-        ]
-    if getattr(advantage, "kl", 0) and "reference" not in needs:
-        return ["GAE with kl > 0 wants an objective with a reference: Policy(kl=...)"]
-    return []
+        stages = [("sft", self.sft), ("offline", self.offline)]
+        stages += [("recipe", each) for each in self._versions().values()]
+        headless = {
+            f"{name}.objective reads a scalar head: set model.outputs=1"
+            for name, stage in stages
+            if stage and "head" in stage.objective.needs and not shape.outputs
+        }
+        return [*found, *sorted(headless)]

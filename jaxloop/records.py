@@ -7,7 +7,7 @@ here is a frozen value on the host; token ids go from sampler to loss untouched.
 import dataclasses
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import pvariance
 from typing import Any, Literal
 
@@ -39,7 +39,8 @@ class Rollout:
     text alike. `logps` are nats per token of the untruncated distribution at the
     sampling temperature, `drawn_logps` those of the distribution drawn from (tempered,
     truncated, renormalised). `version` counts the updates of the weights that sampled
-    it.
+    it. `extra`: drawn by the `extra` sampling of a recipe, so it may be rejected but is
+    never chosen, and has no vote.
     """
 
     prompt_id: str
@@ -50,6 +51,7 @@ class Rollout:
     drawn_logps: tuple[float, ...]
     stop: Stop
     version: int = 0
+    extra: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,10 +74,11 @@ class Score:
 class Judgement:
     """What a judge wrote of the rollouts `of` (their indices, in the order shown).
 
-    `prompt` is what the judge read, `rollouts` its n answers. `values` has for each of
-    these a number for each rollout shown; None where it could not be parsed: invalid,
-    never 0. `scores`: what a meta-judge says of the answers, one each, or (). `judge`:
-    the name of the scorer that asked.
+    `prompt` is what the judge read, `rollouts` its n answers; none where it has no room
+    for so long a prompt. `values` has for each of these a number for each rollout
+    shown; None where it could not be parsed: invalid, never 0. `scores`: what a
+    meta-judge says of the answers, one each, or (). `judge`: the name of the scorer
+    that asked.
     """
 
     prompt: Prompt
@@ -108,6 +111,16 @@ class Scored:
 
     def __post_init__(self):
         assert len(self.scores) in (0, len(self.rollouts)), "one score a rollout"
+
+
+def without_extra(row: Scored) -> Scored:
+    """The prompt with the rollouts that have a vote and may be chosen."""
+    kept = [i for i, rollout in enumerate(row.rollouts) if not rollout.extra]
+    if len(kept) == len(row.rollouts):
+        return row
+    rollouts = tuple(row.rollouts[i] for i in kept)
+    scores = tuple(row.scores[i] for i in kept if row.scores)
+    return replace(row, rollouts=rollouts, scores=scores)
 
 
 @dataclass(frozen=True)

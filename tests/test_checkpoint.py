@@ -19,7 +19,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxloop import folders
-from jaxloop.checkpoint import Checkpointer, CheckpointError, find_latest
+from jaxloop.checkpoint import Checkpointer, CheckpointError, find_step
 
 ROOT = Path(__file__).parents[1]
 
@@ -250,6 +250,16 @@ def test_the_last_and_the_best_are_kept(tmp_path):
         assert saver.steps() == [3, 6, 7]
     lowest = Checkpointer(tmp_path, best_metric="reward", best_mode="min")
     assert lowest.best() == 6
+    reader = Checkpointer(tmp_path, read_only=True)  # as the newest step says
+    assert reader.best() == 3
+    assert find_step(tmp_path / "best") == (tmp_path, 3)
+
+
+def test_where_no_best_is_kept_there_is_none_to_find(tmp_path):
+    directory = filled(tmp_path, 1, 2)
+    assert Checkpointer(directory, read_only=True).best() is None
+    with pytest.raises(CheckpointError, match=r"checkpoint\.best=METRIC"):
+        find_step(directory / "best")
 
 
 def test_an_old_step_goes_only_after_the_new_one_is_good(tmp_path, monkeypatch):
@@ -326,15 +336,15 @@ def test_a_folder_that_cannot_be_written_is_refused_at_the_start(tmp_path):
 def test_latest_is_found_by_looking(tmp_path):
     out = tmp_path / "run"
     with pytest.raises(CheckpointError, match="no step_"):
-        find_latest(out)
+        find_step(out)
     directory = filled(out / "checkpoints", 5, 9)
     for path in (out, directory, directory / "latest"):
-        assert find_latest(path) == (directory, 9)
-    assert find_latest(directory / "step_00000005") == (directory, 5)
+        assert find_step(path) == (directory, 9)
+    assert find_step(directory / "step_00000005") == (directory, 5)
     flip_a_bit(directory / "step_00000009")
-    assert find_latest(directory / "latest") == (directory, 5)
+    assert find_step(directory / "latest") == (directory, 5)
     with pytest.raises(CheckpointError, match="step_00000007 is not there"):
-        find_latest(directory / "step_00000007")
+        find_step(directory / "step_00000007")
 
 
 def test_close_leaves_no_thread_behind(tmp_path):

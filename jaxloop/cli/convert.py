@@ -10,7 +10,8 @@ USAGE = """\
 jaxloop convert OUT/checkpoints/latest DIR
 
 Writes the model, its configuration and its tokenizer to DIR, ready for transformers and
-vLLM. A step may be named instead of `latest`: OUT/checkpoints/step_00000120.
+vLLM. Instead of `latest`: `best`, where the run was told checkpoint.best=METRIC, or a
+step, OUT/checkpoints/step_00000120.
 """
 
 

@@ -14,6 +14,8 @@ USAGE = """\
 jaxloop eval CONFIG.py[:VARIANT] [name=value ...]
 
 Runs the evaluation of the configuration on its model and prints the metrics as JSON.
+Nothing is trained, so there is no "first" model: a judge by it wants the directory of
+that model (evaluation.scorer.by=DIR).
 With a config file, --help lists every setting.
 """
 

@@ -20,6 +20,8 @@ from jaxloop.config.errors import ConfigError
 COMMANDS = {
     "run": "train: jaxloop run CONFIG.py[:VARIANT] [name=value ...]",
     "eval": "evaluate the model of a config: jaxloop eval CONFIG.py [name=value ...]",
+    "prompts": "let a model write prompts: jaxloop prompts CONFIG.py [name=value ...]",
+    "judge": "hold a judge against labels: jaxloop judge CONFIG.py [name=value ...]",
     "sample": 'answer a prompt: jaxloop sample DIR "PROMPT" [temperature=0.7 ...]',
     "report": "write OUT/report.html: jaxloop report OUT",
     "convert": "to Hugging Face form: jaxloop convert OUT/checkpoints/latest DIR",

@@ -39,12 +39,14 @@ def majority_correct(scored: Scored) -> float:
 def evaluation_metrics(
     scored: Sequence[Scored],
     measures: Sequence[Callable[[Prompt, Rollout], float]] = (),
+    summaries: Sequence[Callable[[Sequence[Scored]], dict[str, float]]] = (),
 ) -> dict[str, float]:
     """`eval/accuracy` (mean score) and its relatives. Unscored rollouts count as wrong,
     but for those of a judge, which are left out: an invalid judgement says nothing.
 
     Prompts whose row has a field `set` are measured by themselves: `eval/SET/accuracy`
-    and so on. With such prompts only, there is no plain `eval/accuracy`.
+    and so on. With such prompts only, there is no plain `eval/accuracy`. `summaries`
+    look at the rows of a set together and name what they find themselves.
     """
     by_set: dict[str, list[Scored]] = {}
     for row in scored:
@@ -52,7 +54,8 @@ def evaluation_metrics(
     return {
         f"eval/{name}/{metric}" if name else f"eval/{metric}": value
         for name, rows in by_set.items()
-        for metric, value in _metrics_of(rows, measures).items()
+        for found in (_metrics_of(rows, measures), *(each(rows) for each in summaries))
+        for metric, value in found.items()
     }
 
 

@@ -4,7 +4,9 @@ from collections.abc import Sequence
 
 from jaxloop.config import ConfigError
 from jaxloop.experiment import Config
-from jaxloop.loop.recipe import OfflineStage, Rounds, Teacher, produces
+from jaxloop.loop.judges import judge_problems
+from jaxloop.loop.recipe import OfflineStage, Online, Rounds, Teacher, produces
+from jaxloop.loop.together import drawn_together
 from jaxloop.models.decoder import ModelShape
 from jaxloop.models.huggingface import read_shape, resolve_model_path
 from jaxloop.prompts.context import with_context
@@ -35,7 +37,7 @@ def check_data(
     serve the config."""
     problems = _stage_problems(config, data)
     if config.recipe is not None:
-        prompt, new = longest_prompt(data.train), config.recipe.sampling.max_new_tokens
+        prompt, new = longest_prompt(data.train), config.recipe.max_new_tokens
         name = "recipe.sampling.max_new_tokens"
         problems += _length_problems(prompt, new, shape.max_positions, name)
     if config.offline is not None and not problems:
@@ -49,10 +51,13 @@ def check_data(
         new = config.evaluation.sampling.max_new_tokens
         name, held_out = "evaluation.sampling.max_new_tokens", longest_prompt(data.test)
         problems += _length_problems(held_out, new, shape.max_positions, name)
+    for path, scorer in config.scorers():
+        problems += judge_problems(scorer, path, tokenizer, shape)
     if problems:
-        raise ConfigError(problems)
+        raise ConfigError(list(dict.fromkeys(problems)))
     if config.recipe is not None:
-        check(config.recipe.scorer, data.train)
+        for scorer in config.recipe.scorers():
+            check(scorer, data.train)
         if config.recipe.teacher is not None:
             _check_teacher(config.recipe.teacher, data, tokenizer)
     if config.evaluation.scorer is not None:
@@ -90,7 +95,7 @@ def _stage_problems(config: Config, data: Dataset) -> list[str]:
         problems += _offline_problems(config.offline, data)
     if config.recipe is None:
         return problems
-    recipe, schedule = config.recipe, config.recipe.schedule
+    schedule = config.recipe.schedule
     if not data.train:
         problems.append("the config has a recipe, the data no training prompts")
     if schedule.prompts > len(data.train) > 0:
@@ -98,6 +103,8 @@ def _stage_problems(config: Config, data: Dataset) -> list[str]:
             f"recipe.schedule.prompts = {schedule.prompts}, but the data has "
             f"{len(data.train)} training prompts"
         )
+    if isinstance(schedule, Online) and schedule.together and data.train:
+        problems += _together_problems(schedule, data)
     if isinstance(schedule, Rounds):
         wanted = schedule.rounds * schedule.prompts
         if schedule.disjoint and wanted > len(data.train):
@@ -105,12 +112,27 @@ def _stage_problems(config: Config, data: Dataset) -> list[str]:
                 f"{schedule.rounds} disjoint rounds of {schedule.prompts} prompts want "
                 f"{wanted}, but the data has {len(data.train)} training prompts"
             )
-        if produces(recipe.selector) == "demonstrations":
-            row = longest_prompt(data.train) + recipe.sampling.max_new_tokens
+        made = {produces(r.selector) for r in config.recipe.versions().values()}
+        if "demonstrations" in made:
+            row = longest_prompt(data.train) + config.recipe.max_new_tokens
             row = max(row, shown if schedule.rehearse else 0)
             name = "recipe.schedule.row_tokens"
             problems += _row_problems(name, schedule.row_tokens, row)
     return problems
+
+
+def _together_problems(schedule: Online, data: Dataset) -> list[str]:
+    name = "recipe.schedule.together"
+    try:
+        size = len(drawn_together(data.train, schedule.together)[0])
+    except ValueError as error:
+        return [f"{name}={schedule.together}: {error}"]
+    if schedule.prompts % size == 0:
+        return []
+    return [
+        f"recipe.schedule.prompts = {schedule.prompts} parts the {size} prompts that "
+        f"{name}={schedule.together} keeps together; take a multiple of {size}"
+    ]
 
 
 def given_examples(stage: OfflineStage, data: Dataset) -> Sequence[Example]:

@@ -21,11 +21,12 @@ def sample(
     done: int = 0,
     show: bool = True,
     engine: Engine | None = None,
+    shared: int = 0,
 ) -> list[tuple[Rollout, ...]]:
     """Rollouts of `prompts`; a safe point all the way through.
 
     Shows progress: `done` rollouts came before these. `engine`: that of another model
-    than the policy.
+    than the policy. `shared`: so many tokens at their beginning are the same in all.
     """
 
     def on_progress(finished: int, total: int, tokens: int) -> None:
@@ -39,6 +40,7 @@ def sample(
             prompts,
             sampling,
             key=sampling_key,
+            shared=shared,
             version=version,
             on_progress=on_progress,
         )

@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 
+from jaxloop.config.values import json_like
 from jaxloop.experiment import Config
 from jaxloop.loop.recipe import Online, produces
 from jaxloop.loop.round_training import rows_each
@@ -58,9 +59,11 @@ def _recipe_rows(
     stored = np.dtype(config.model.param_dtype).itemsize
     itemsize = np.dtype(config.model.dtype).itemsize
     parts = batch_parts(mesh) * mesh.shape["tensor"]
-    cache = cache_bytes(shape, recipe.sampling, prompt, config.model.dtype, parts)
+    versions = recipe.versions().values()
+    drawn = [each for r in versions for each in (r.sampling, r.extra) if each]
+    caches = [cache_bytes(shape, s, prompt, config.model.dtype, parts) for s in drawn]
     rows = [
-        ("key-value cache while sampling", cache),
+        ("key-value cache while sampling", max(caches)),
         ("sampler's copy of the weights", params // stored * itemsize),
     ]
     schedule = recipe.schedule
@@ -86,7 +89,7 @@ def _shapes(config: Config, prompt: int):
     recipe = config.recipe
     if recipe is None:
         return
-    new, schedule = recipe.sampling.max_new_tokens, recipe.schedule
+    new, schedule = recipe.max_new_tokens, recipe.schedule
     columns = f"{prompt} + {new}"
     if isinstance(schedule, Online):
         rows = schedule.prompts * recipe.sampling.n
@@ -102,5 +105,9 @@ def _shapes(config: Config, prompt: int):
     yield "update batch", f"{schedule.accumulation} x ({rows}, {columns})"
     yield (
         "decoder rows",
-        f"{recipe.sampling.rows}, {recipe.sampling.n} samples a prompt",
+        f"{recipe.sampling.rows}, {recipe.sampling.n} samples a prompt"
+        + (f" and {recipe.extra.n} extra" if recipe.extra else ""),
     )
+    for change in recipe.changes:
+        value = json_like(change.value)
+        yield f"from round {change.round} on", f"{change.field} = {value}"

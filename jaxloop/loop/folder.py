@@ -95,6 +95,9 @@ class RunFolder:
     def evaluation(self, name: str) -> Path:
         return self.path / "records" / "eval" / f"{name}.jsonl"
 
+    def canaries(self, name: str) -> Path:
+        return self.path / "records" / "canaries" / f"{name}.jsonl"
+
     def check(self, config) -> list[str]:
         """Notes on going on in a folder that may hold a run already.
 

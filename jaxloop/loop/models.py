@@ -2,7 +2,7 @@
 others from directories. The scorers know nothing of meshes; they get this passed in."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jax
@@ -13,13 +13,16 @@ from jaxloop.loop import store
 from jaxloop.loop.drawing import sample
 from jaxloop.loop.folder import append_records, whole_records
 from jaxloop.loop.reference import rollout_logps
-from jaxloop.loop.workbench import Workbench
+from jaxloop.loop.said_before import said_in
+from jaxloop.loop.workbench import Workbench, key
 from jaxloop.models.decoder import Decoder
 from jaxloop.models.huggingface import resolve_model_path
+from jaxloop.prompts.requests import request_ids, reserved
 from jaxloop.prompts.tokenizer import load_tokenizer
 from jaxloop.records import Prompt, Rollout, Scored
-from jaxloop.sampling.engine import Engine
+from jaxloop.sampling.engine import Engine, common_head
 from jaxloop.sampling.settings import Sampling
+from jaxloop.scoring.endpoint import SPECIAL, By, Endpoint
 from jaxloop.scoring.scorer import Scorer, bind
 from jaxloop.training.batches import Layout, Row, longest, rows, tokens_of
 from jaxloop.training.step import make_head_scorer
@@ -33,9 +36,20 @@ def bound(
     *,
     version: int,
     journal: Path | None = None,
+    earlier: Sequence[Path] = (),
+    first: dict | None = None,
 ) -> Scorer:
     """The scorer with the models it asks for: `LoopModels`."""
-    models = LoopModels(bench, params, judging_key, version, journal)
+    models = LoopModels(
+        bench,
+        params,
+        judging_key,
+        version,
+        journal,
+        fixed_key=key(bench.config.seed, "judging", 4),
+        earlier=earlier,
+        first=first,
+    )
     return bind(scorer, models)
 
 
@@ -54,60 +68,121 @@ class LoopModels:
     key: jax.Array
     version: int
     journal: Path | None = None
+    task: str = "judging"
+    """What progress calls it when they write."""
+    fixed_key: jax.Array | None = None
+    """With which models that do not change write: the same answers to the same request
+    whenever it comes. None: with `key`, as the policy does."""
+    earlier: Sequence[Path] = ()
+    """Records in which such models may have answered already."""
+    first: dict | None = None
+    """What stands for the first model before the recipe starts; None from then on."""
 
-    def prompts(self, texts: Mapping[str, str], *, by: str = "policy") -> list[Prompt]:
+    def prompts(self, texts: Mapping[str, str], *, by: By = "policy") -> list[Prompt]:
         """A prompt for each id and text: as a user's message where the tokenizer has a
         chat template, else as it is."""
+        if isinstance(by, Endpoint):
+            return by.prompts(texts)
         tokenizer = self._writer(by)[0].tokenizer
+        return [
+            Prompt(id, text, request_ids(tokenizer, text)) for id, text in texts.items()
+        ]
 
-        def encoded(text: str) -> tuple[int, ...]:
-            if tokenizer.chat_template is None:
-                return tokenizer.encode_prompt(text)
-            message = {"role": "user", "content": text}
-            return tokenizer.chat_ids([message], add_generation_prompt=True)
+    def special_tokens(self, *, by: By = "policy") -> Collection[str]:
+        """The special and other added tokens of that model's tokenizer, as text."""
+        if isinstance(by, Endpoint):
+            return SPECIAL
+        return reserved(self._writer(by)[0].tokenizer)
 
-        return [Prompt(id, text, encoded(text)) for id, text in texts.items()]
-
-    def special_tokens(self, *, by: str = "policy") -> Collection[str]:
-        """The special and other added tokens of that model's tokenizer, as text: role
-        tokens are not special in all of them. Runs of spaces are none of these."""
-        tokenizer = self._writer(by)[0].tokenizer.hf
-        added = {token.content for token in tokenizer.added_tokens_decoder.values()}
-        return {t for t in {*tokenizer.all_special_tokens, *added} if t.strip()}
+    def tokens(self, text: str) -> tuple[int, ...]:
+        """Of a text as the policy writes it, nothing added."""
+        return self.bench.tokenizer.encode(text)
 
     def write(
-        self, prompts: Sequence[Prompt], sampling: Sampling, *, by: str = "policy"
+        self, prompts: Sequence[Prompt], sampling: Sampling, *, by: By = "policy"
     ) -> list[tuple[Rollout, ...]]:
-        """`sampling.n` rollouts of each prompt, by the "policy", the "first" model or
-        that of a directory."""
-        engine, params = self._writer(by)
+        """`sampling.n` rollouts of each prompt, by the "policy", the "first" model,
+        that of a directory or an endpoint; () where the prompt is too long for it."""
+        fitting = self._fitting(prompts, sampling, by)
+        shared = common_head(fitting)  # of all: what waits depends on interruptions
         written: dict[str, tuple[Rollout, ...]] = {}
         if self.journal is not None:
             kept = whole_records(self.journal, Scored)
             written = {row.prompt.id: row.rollouts for row in kept}
-        waiting = [prompt for prompt in prompts if prompt.id not in written]
+        if self.earlier and _unchanging(by):
+            written |= said_in(self.earlier, fitting)
+        waiting = [prompt for prompt in fitting if prompt.id not in written]
         size = max(8 * sampling.rows // sampling.n, 1)
         total = len(waiting) * sampling.n
         if self.journal is not None:
-            self.bench.progress.phase("judging", total=total)
+            self.bench.progress.phase(self.task, total=total)
         for place in range(0, len(waiting), size):
             part = waiting[place : place + size]
-            rollouts = sample(
-                self.bench,
-                params,
-                part,
-                sampling,
-                self.key,
-                self.version,
-                done=place * sampling.n,
-                show=self.journal is not None,
-                engine=engine,
-            )
+            rollouts = self._answers(part, sampling, by, shared, place * sampling.n)
             written |= {p.id: r for p, r in zip(part, rollouts, strict=True)}
             if self.journal is not None:
                 rows = [Scored(p, written[p.id], ()) for p in part]
                 append_records(self.journal, rows)
-        return [written[prompt.id] for prompt in prompts]
+        return [written.get(prompt.id, ()) for prompt in prompts]
+
+    def _fitting(
+        self, prompts: Sequence[Prompt], sampling: Sampling, by: By
+    ) -> list[Prompt]:
+        """Those that leave room for an answer; says once how many do not."""
+        if isinstance(by, Endpoint):  # the server knows its own limits
+            return list(prompts)
+        room = self._writer(by)[0].room(sampling)
+        fitting = [prompt for prompt in prompts if len(prompt.token_ids) <= room]
+        said = f"too long for {by}"
+        if len(fitting) < len(prompts) and said not in self.bench.warned:
+            self.bench.warned.add(said)
+            self.bench.progress.line(
+                f"{len(prompts) - len(fitting)} of {len(prompts)} requests to {by} are "
+                f"longer than the {room} tokens that leave room for {self.task}, and "
+                "get no answer (metric too_long_frac): shorten what is shown, or lower "
+                "the judge's sampling.max_new_tokens"
+            )
+        return fitting
+
+    def _answers(
+        self,
+        prompts: Sequence[Prompt],
+        sampling: Sampling,
+        by: By,
+        shared: int,
+        done: int,
+    ) -> list[tuple[Rollout, ...]]:
+        """To a part of the prompts, which begin with `shared` equal tokens; `done`
+        rollouts came before these."""
+        bench, show = self.bench, self.journal is not None
+        if not isinstance(by, Endpoint):
+            engine, params = self._writer(by)
+            fixed = self.fixed_key if _unchanging(by) else None
+            return sample(
+                bench,
+                params,
+                prompts,
+                sampling,
+                self.key if fixed is None else fixed,
+                0 if _unchanging(by) else self.version,
+                done=done,
+                show=show,
+                engine=engine,
+                shared=shared,
+            )
+
+        def on_progress(finished: int) -> None:
+            bench.interrupt.check()
+            if show:
+                bench.progress.update(done + finished)
+
+        return by.write(
+            prompts,
+            sampling,
+            kept=bench.folder.path / "endpoint",
+            on_progress=on_progress,
+            say=bench.progress.line,
+        )
 
     def _writer(self, by: str) -> tuple[Engine, dict]:
         """Who writes: an engine and its parameters."""
@@ -123,18 +198,36 @@ class LoopModels:
         return kept[name], params
 
     def _first(self) -> dict:
+        """The weights that the recipe started from; before it, those of the moment."""
+        if self.first is not None:
+            return self.first
         kept = self.bench.kept
         if "first" not in kept:
             kept["first"] = store.load_seed(self.bench)
         return kept["first"]
 
-    def logps(self, items: Sequence[Row], *, first: bool = False) -> np.ndarray:
+    @property
+    def previous(self) -> "LoopModels":
+        """With the previous round's policy in the policy's place, where `rounds.py` has
+        put it among what is kept; in a first round, with the policy itself."""
+        return replace(self, params=self.bench.kept.get("previous", self.params))
+
+    def logps(self, items: Sequence[Row], *, by: str = "policy") -> np.ndarray:
         """(N,) float64: log-probability of each completion at temperature 1, summed,
-        under the policy or under the `first` model, which the recipe started from."""
-        params = self._first() if first else self.params
+        under the "policy", the "first" model or that of a directory."""
         layout, size = self._layout(items), self._size(items)
+        params = self._params(by)
         logp_NC = rollout_logps(self.bench, params, items, size, layout=layout)
         return logp_NC.astype(np.float64).sum(axis=1)
+
+    def _params(self, by: str) -> dict:
+        """Of a model in the policy's shape."""
+        if by in ("policy", "first"):
+            return self.params if by == "policy" else self._first()
+        model, params = self.bench.other_model(by)
+        if model.shape != self.bench.model.shape:
+            raise ConfigError([f"{by} is a model of another shape than the policy"])
+        return params
 
     def outputs(self, items: Sequence[Row], *, path: str = "") -> np.ndarray:
         """(N, K) float32: the scalar head after the last token of each completion."""
@@ -183,3 +276,8 @@ class LoopModels:
             if prompt <= layout.prompt and completion <= layout.completion:
                 return layout
         return Layout.holding(prompt, completion)
+
+
+def _unchanging(by: By) -> bool:
+    """Whether it is the same model in all of the run."""
+    return by != "policy" and not isinstance(by, Endpoint)

@@ -46,7 +46,7 @@ def run_offline(
     order = rng(bench.config.seed, "order", 2)
     passes = Passes(bench, objective, stage, optimizer)
     total, batches = passes.batches(examples, layout, logps, order, position.done)
-    step_fn = bench.train_step(objective, optimizer, start=layout.start)
+    step_fn = bench.train_step(objective, optimizer)
     updates = Stage(bench, "offline", position, total)
     bench.progress.phase("training", total=total, unit="updates", done=position.done)
     state = train(updates, state, step_fn, in_order(batches))

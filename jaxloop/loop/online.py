@@ -21,6 +21,7 @@ from jaxloop.loop.online_batches import StepBatches
 from jaxloop.loop.recipe import Online, Recipe
 from jaxloop.loop.stations import evaluate, sampler_gap
 from jaxloop.loop.store import Position
+from jaxloop.loop.together import drawn_together
 from jaxloop.loop.updates import Line, Stage, train
 from jaxloop.loop.workbench import Workbench, key, rng
 from jaxloop.records import Prompt
@@ -30,16 +31,21 @@ from jaxloop.training.batches import Batch, micro_batches
 from jaxloop.training.optimizer import learning_rate
 
 
-def step_prompts(bench: Workbench, count: int, step: int) -> list[Prompt]:
-    """The prompts of step `step`: passes over the data, reshuffled each pass.
+def step_prompts(
+    bench: Workbench, count: int, step: int, together: str = ""
+) -> list[Prompt]:
+    """The prompts of step `step`: passes over the data, reshuffled each pass. Those
+    that share the field `together` stay side by side.
 
     What is left at the end of a pass and fills no step sits that pass out, so no prompt
     is in a step twice.
     """
-    pool, seed = bench.data.train, bench.config.seed
+    pool, seed = drawn_together(bench.data.train, together), bench.config.seed
+    count //= len(pool[0])
     epoch, place = divmod(step, len(pool) // count)
     order = rng(seed, "prompts", epoch).permutation(len(pool))
-    return [pool[i] for i in order[place * count : (place + 1) * count]]
+    picked = order[place * count : (place + 1) * count]
+    return [prompt for i in picked for prompt in pool[i]]
 
 
 def run_online(
@@ -61,12 +67,7 @@ def run_online(
     temperature = 1.0
     if recipe.objective.temperature_from_sampling:
         temperature = recipe.sampling.temperature or 1.0
-    step_fn = bench.train_step(
-        recipe.objective,
-        optimizer,
-        start=bench.layout.start,
-        temperature=temperature,
-    )
+    step_fn = bench.train_step(recipe.objective, optimizer, temperature=temperature)
     total = schedule.steps * schedule.updates
     stage = Stage(
         bench, "online", position, total, extra=actors.trees, stride=schedule.updates
@@ -107,7 +108,7 @@ def _sampled_batch(
     stage.position = dataclasses.replace(
         stage.position, sampler_step=actors.sampler_step
     )
-    prompts = step_prompts(bench, schedule.prompts, step)
+    prompts = step_prompts(bench, schedule.prompts, step, schedule.together)
     sampler = actors.sampler(params)
     jax.block_until_ready(sampler)  # the update before is not sampling time
     began = time.perf_counter()
@@ -140,7 +141,7 @@ def _sampled_batch(
     if "advantage" not in recipe.objective.needs or actors.copies_sampler:
         # The objective does not measure it, or under other weights.
         size = schedule.prompts * recipe.sampling.n
-        more |= sampler_gap(bench, sampler, scored, size)
+        more |= sampler_gap(bench, sampler, scored, size, recipe.sampling)
     write_records(bench.folder.online(step), scored)
     return batch, line | more
 

@@ -9,7 +9,12 @@ import numpy as np
 from jaxloop.loop.actors import Actors
 from jaxloop.loop.recipe import Online, Recipe
 from jaxloop.loop.reference import in_parts, rollout_logps
-from jaxloop.loop.round_training import known_logps, rows_each, rows_under
+from jaxloop.loop.round_training import (
+    known_logps,
+    layout_for,
+    rows_each,
+    rows_under,
+)
 from jaxloop.loop.selecting import apply_filters, select
 from jaxloop.loop.teachers import Teachers
 from jaxloop.loop.updates import Line
@@ -54,7 +59,7 @@ class StepBatches:
         prompts are rows that do not count."""
         recipe, bench, schedule = self.recipe, self.bench, self.recipe.schedule
         assert isinstance(schedule, Online)
-        kept, dropped = apply_filters(recipe.filters, scored)
+        kept, dropped, _ = apply_filters(recipe.filters, scored)
         size = schedule.prompts * recipe.sampling.n
         of_tokens = getattr(recipe.advantage, "of_tokens", None)
         advantage = None if of_tokens else recipe.advantage
@@ -135,7 +140,7 @@ class StepBatches:
                 f"{kind} of {recipe.schedule.prompts} prompts, more than {size}: give "
                 "it a field `pairs`, the most pairs that it makes of one prompt"
             )
-        logps = {}
+        logps, layout = {}, layout_for(bench, selected.examples)
         if self.actors.copies_reference and selected.examples:
             logps["reference_logp_BC"] = known_logps(
                 bench,
@@ -143,12 +148,12 @@ class StepBatches:
                 self.actors.trees["reference"],
                 selected.examples,
                 size // self.parts,
-                bench.layout,
+                layout,
             )
         batch = example_batch(
             selected.examples,
             rows_under(objective, selected.examples),
-            bench.layout,
+            layout,
             bench.tokenizer.pad_id,
             size,
             logps,

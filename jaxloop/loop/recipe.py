@@ -2,17 +2,22 @@
 
     Recipe(sampling, scorer, filters, selector, weighting, objective, schedule)
 
+What is different in later rounds is a value too: `changes`.
+
 Every part is a frozen dataclass that *is* the component; a part of the user's own is
 any object with the same call.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
+from jaxloop.config.fields import children, field_types, has_parts, is_part
+from jaxloop.config.values import json_like, matches, type_name
 from jaxloop.losses.objective import Objective
 from jaxloop.losses.pairwise import Pairwise
 from jaxloop.losses.supervised import Supervised
+from jaxloop.prompts.maker import Maker
 from jaxloop.records import Prompt, Rollout, Scored
 from jaxloop.sampling.settings import Sampling
 from jaxloop.scoring.scorer import Scorer
@@ -58,6 +63,9 @@ class Online:
     steps: int = 1000
     prompts: int = 32
     """Prompts a step."""
+    together: str = ""
+    """A field of the data's rows: prompts that share a value are drawn together, as
+    both orders of a judge's pair must be. Empty draws each by itself."""
     accumulation: int = 1
     """Parts that an update's batch is cut into, one after the other, to save memory."""
     sync_every: int = 1
@@ -91,6 +99,29 @@ class Teacher:
 
 
 @dataclass(frozen=True)
+class From:
+    """A setting that changes on the way: from a round on, a field of the recipe has
+    another value. All other fields stay as the recipe has them."""
+
+    round: int
+    """The first round with that value; a run begins with round 1."""
+    field: str
+    """The recipe's field, as the command line writes it: `sampling.temperature`,
+    `filters.0.minimum`, `selector`."""
+    value: Any
+    """A number, a text, or a whole part."""
+
+    def __post_init__(self):
+        if self.round < 2:
+            raise ValueError(
+                f"From: round = {self.round} must be at least 2; what holds in round 1 "
+                "is written in the recipe itself"
+            )
+        if self.field.partition(".")[0] in ("schedule", "changes"):
+            raise ValueError(f"From: {self.field} stays the same in all rounds")
+
+
+@dataclass(frozen=True)
 class Recipe:
     """One self-improvement method."""
 
@@ -110,6 +141,55 @@ class Recipe:
     teacher: Teacher | None = None
     """Whom a `Distill` objective follows."""
     optimizer: Optimizer = field(default_factory=Optimizer)
+    extra: Sampling | None = None
+    """Further samples of each prompt, drawn in another way (hotter, say), as a source
+    of rejected completions only: they are never chosen and have no vote."""
+    changes: tuple[From, ...] = ()
+    """What is different from some round on."""
+
+    def of_round(self, index: int) -> "Recipe":
+        """What round `index` (from 0) runs. ValueError where a change does not fit."""
+        recipe = self
+        for change in sorted(self.changes, key=lambda each: each.round):
+            if change.round <= index + 1:
+                recipe = _with_field(recipe, change.field, change.value)
+        return replace(recipe, changes=())
+
+    def versions(self) -> dict[int, "Recipe"]:
+        """The recipe by the round from which it holds: 1, and where it changes."""
+        rounds = sorted({1, *(change.round for change in self.changes)})
+        return {first: self.of_round(first - 1) for first in rounds}
+
+    def scorers(self) -> list[Scorer]:
+        """Those of all rounds, each once."""
+        return list({id(r.scorer): r.scorer for r in self.versions().values()}.values())
+
+    @property
+    def max_new_tokens(self) -> int:
+        """Of the longest completion that some round samples."""
+        drawn = [s for r in self.versions().values() for s in (r.sampling, r.extra)]
+        return max(sampling.max_new_tokens for sampling in drawn if sampling)
+
+
+def _with_field(part: Any, name: str, value: Any) -> Any:
+    """The part (or tuple of parts) with another value in the field of that name."""
+    first, _, rest = name.partition(".")
+    kinds = field_types(type(part)) if is_part(part) else {}
+    fields = {field_name: child for field_name, child, _ in children(part)}
+    if first not in fields:
+        raise ValueError(
+            f"{type(part).__name__} has no field {first!r}; it has {', '.join(fields)}"
+        )
+    if rest:
+        if not has_parts(fields[first]):
+            raise ValueError(f"{first!r} has no fields, so no {rest!r}")
+        value = _with_field(fields[first], rest, value)
+    elif not matches(value, kind := kinds.get(first, Any)):
+        raise ValueError(f"{first} = {json_like(value)} must be {type_name(kind)}")
+    if is_part(part):
+        return replace(part, **{first: value})
+    fields[first] = value
+    return tuple(fields.values())
 
 
 def produces(selector) -> Literal["pairs", "labelled", "demonstrations"]:
@@ -152,7 +232,31 @@ class OfflineStage:
     optimizer: Optimizer = field(default_factory=Optimizer)
 
 
+@dataclass(frozen=True)
+class PromptStage:
+    """Prompts that the model writes, shown some of the data's. What is left of them is
+    what the recipe is trained on, in the place of the data's own."""
+
+    maker: Maker
+    """How they are asked for and read."""
+    sampling: Sampling | None = None
+    """How each is answered, for `scorer` and `filters` to tell whether it is any good;
+    none filters without answers."""
+    scorer: Scorer | None = None
+    """What the answers are worth."""
+    filters: tuple[Filter, ...] = ()
+    """What drops written prompts, all of them seen at once."""
+
+    def __post_init__(self):
+        if (self.sampling is None) != (self.scorer is None):
+            raise ValueError(
+                "PromptStage: `sampling` and `scorer` go together: answers are drawn "
+                "to be scored"
+            )
+
+
 Measure = Callable[[Prompt, Rollout], float]
+Summary = Callable[[Sequence[Scored]], dict[str, float]]
 
 
 @dataclass(frozen=True)
@@ -169,3 +273,6 @@ class Evaluation:
     """Updates between evaluations inside a stage; 0 evaluates only between stages."""
     measures: tuple[Measure, ...] = ()
     """Further functions of (prompt, rollout), averaged and logged under their names."""
+    summaries: tuple[Summary, ...] = ()
+    """Functions of the scored prompts that give further metrics by name, such as
+    `jaxloop.evaluation.consistency.order_consistency`."""

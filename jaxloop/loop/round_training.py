@@ -28,7 +28,6 @@ from jaxloop.training.batches import (
 from jaxloop.training.optimizer import Optimizer, learning_rate
 
 WIDER = 64
-PACKED_START = 1  # packed rows are completions from their second token on
 Logps = Mapping[str, np.ndarray]
 Batches = Iterator[tuple[Batch, float, Line]]
 
@@ -36,17 +35,17 @@ Batches = Iterator[tuple[Batch, float, Line]]
 def train_round(
     bench: Workbench,
     recipe: Recipe,
-    step_fns: Callable[[int], Callable],
+    step_fn: Callable,
     state,
     position: Position,
     selected: Selected,
     logps: Logps,
 ):
     """The state after the round's updates, and the position behind them."""
-    start, total, batches = round_batches(bench, recipe, position, selected, logps)
+    total, batches = round_batches(bench, recipe, position, selected, logps)
     stage = Stage(bench, "train", position, total)
     bench.progress.phase("training", total=total, unit="updates", done=position.done)
-    state = train(stage, state, step_fns(start), in_order(batches))
+    state = train(stage, state, step_fn, in_order(batches))
     return state, dataclasses.replace(
         stage.position, done=0, step=position.step - position.done + total
     )
@@ -58,9 +57,8 @@ def round_batches(
     position: Position,
     selected: Selected,
     logps: Logps,
-) -> tuple[int, int, Batches]:
-    """Where completions start, how many updates the round has, and the batches of those
-    still to come."""
+) -> tuple[int, Batches]:
+    """How many updates the round has, and the batches of those still to come."""
     schedule, pad_id = recipe.schedule, bench.tokenizer.pad_id
     assert isinstance(schedule, Rounds)
     order = rng(bench.config.seed, "order", 1, position.round)
@@ -68,14 +66,13 @@ def round_batches(
         passes = Passes(bench, recipe.objective, schedule, recipe.optimizer)
         examples = selected.examples
         layout = layout_for(bench, examples)
-        made = passes.batches(examples, layout, logps, order, position.done)
-        return layout.start, *made
+        return passes.batches(examples, layout, logps, order, position.done)
     demonstrations = selected.demonstrations
     if schedule.rehearse:
         demonstrations = demonstrations + list(bench.data.demonstrations)
     if not demonstrations:
-        return PACKED_START, 0, iter(())
-    made = packed_batches(
+        return 0, iter(())
+    return packed_batches(
         demonstrations,
         schedule,
         recipe.optimizer,
@@ -83,18 +80,23 @@ def round_batches(
         order,
         first=position.done,
     )
-    return PACKED_START, *made
 
 
 def layout_for(bench: Workbench, examples: Sequence[Example]) -> Layout:
-    """The run's columns; wider ones, in steps of `WIDER`, where judge prompts or
-    judgements among the examples do not fit."""
+    """The run's columns; wider ones, of few sizes, where judge prompts or judgements
+    among the examples do not fit."""
     prompt, completion = longest(row for rows in example_rows(examples) for row in rows)
     whole = bench.layout
     if prompt <= whole.prompt and completion <= whole.completion:
         return whole
-    prompt, completion = (-(-size // WIDER) * WIDER for size in (prompt, completion))
+    prompt, completion = _wider(prompt), _wider(completion)
     return Layout(max(prompt, whole.prompt), max(completion, whole.completion))
+
+
+def _wider(size: int) -> int:
+    """Up to a multiple of 64, of larger sizes up to one of four in each doubling."""
+    part = max(WIDER, 1 << max(size.bit_length() - 3, 0))
+    return -(-size // part) * part
 
 
 def rows_each(objective: Objective) -> int:

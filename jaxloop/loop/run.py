@@ -23,6 +23,7 @@ from jaxloop.loop.summary import summarise, summary_text
 from jaxloop.loop.supervised import run_supervised
 from jaxloop.loop.updates import Diverged
 from jaxloop.loop.workbench import Workbench, build, prepare
+from jaxloop.loop.writing import with_written
 from jaxloop.report import build_report
 
 __all__ = ["dry_run", "evaluate", "run"]
@@ -82,7 +83,9 @@ def evaluate(config: Config) -> dict[str, float]:
     if config.evaluation.scorer is None:
         raise ConfigError("the config has no evaluation.scorer: nothing to measure")
     # What would be trained on need not be there.
-    config = dataclasses.replace(config, sft=None, offline=None, recipe=None)
+    config = dataclasses.replace(
+        config, sft=None, offline=None, recipe=None, prompts=None
+    )
     folder = RunFolder(Path(config.folder + "-eval"))
     materials = prepare(config)
     folder.path.mkdir(parents=True, exist_ok=True)
@@ -122,6 +125,9 @@ def run_stages(bench: Workbench) -> None:
         params = store.load_params(bench, position)
     if config.offline is not None and not position.round:
         run_offline(bench, config.offline, params, position)
+    if config.prompts is not None:
+        log = position.round == 0 and params is not None
+        bench = with_written(bench, config.prompts, params, step=position.step, log=log)
     if config.recipe is not None:
         _improve(bench, config.recipe, params, position)
 

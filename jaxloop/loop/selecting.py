@@ -13,7 +13,8 @@ from jaxloop.training.batches import Example
 
 @dataclass(frozen=True)
 class Selected:
-    """A round's training data; `dropped` counts what was left out, by reason.
+    """A round's training data; `dropped` counts what was left out, by reason, and
+    `left_out` names the prompts that gave nothing, with the reason of each.
 
     `examples` are pairs, or labelled completions.
     """
@@ -22,52 +23,67 @@ class Selected:
     demonstrations: list[Demonstration] = field(default_factory=list)
     dropped: dict[str, int] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
 
 
-def apply_filters(filters, scored: Sequence[Scored]) -> tuple[list[Scored], dict]:
-    """What passes every filter, and how many prompts each one dropped."""
-    kept, dropped = list(scored), {}
+def apply_filters(
+    filters, scored: Sequence[Scored]
+) -> tuple[list[Scored], dict[str, int], dict[str, str]]:
+    """What passes every filter, how many prompts each one dropped, and which one
+    dropped a prompt, by its id."""
+    kept, dropped, left_out = list(scored), {}, {}
     for index, each in enumerate(filters):
-        kept, count = each(kept)
-        name = getattr(each, "__name__", type(each).__name__)
-        dropped[f"filter {index} {name}"] = count
-    return kept, dropped
+        before = kept
+        kept, count = each(before)
+        reason = f"filter {index} {getattr(each, '__name__', type(each).__name__)}"
+        dropped[reason] = count
+        left_out |= _without(before, {row.prompt.id for row in kept}, reason)
+    return kept, dropped, left_out
+
+
+def _without(rows: Sequence[Scored], ids: set[str], reason: str) -> dict[str, str]:
+    """The reason for each of the prompts that is not among `ids`."""
+    return {row.prompt.id: reason for row in rows if row.prompt.id not in ids}
 
 
 def select(
     recipe: Recipe, scored: Sequence[Scored], rng: np.random.Generator
 ) -> Selected:
     """What a round trains on, in the order of the prompts."""
-    kept, dropped = apply_filters(recipe.filters, scored)
+    kept, dropped, left_out = apply_filters(recipe.filters, scored)
     made = produces(recipe.selector)
     if made == "labelled":
         labelled = recipe.selector(kept, rng)
-        dropped["no label"] = len(kept) - len({e.prompt.id for e in labelled})
+        ids = {example.prompt.id for example in labelled}
+        dropped["no label"] = len(kept) - len(ids)
+        left_out |= _without(kept, ids, "no label")
         good = sum(example.label > 0 for example in labelled)
         share = good / len(labelled) if labelled else 0.0
         metrics = {
             "labelled/kept": float(len(labelled)),
             "labelled/desirable_frac": share,
         }
-        return Selected(labelled, [], dropped, metrics)
+        return Selected(labelled, [], dropped, metrics, left_out)
     if made == "demonstrations":
         chosen = recipe.selector(kept, rng)
-        without = len(kept) - len({prompt.id for prompt, _ in chosen})
-        dropped["nothing to imitate"] = without
+        ids = {prompt.id for prompt, _ in chosen}
+        dropped["nothing to imitate"] = len(kept) - len(ids)
+        left_out |= _without(kept, ids, "nothing to imitate")
         demonstrations = [imitate(prompt, rollout) for prompt, rollout in chosen]
         metrics = {"demonstrations/kept": float(len(demonstrations))}
-        return Selected((), demonstrations, dropped, metrics)
+        return Selected((), demonstrations, dropped, metrics, left_out)
     pairs, identical = drop_identical(recipe.selector(kept, rng))
     dropped["chosen equal to rejected"] = identical
     paired = {row.prompt.id for row in kept} & {pair.prompt.id for pair in pairs}
     dropped["no pair"] = len(kept) - len(paired)
+    left_out |= _without(kept, paired, "no pair")
     if recipe.weighting is not None:
         pairs = recipe.weighting(pairs, kept)
     metrics = pair_metrics(pairs, scored=scored, identical=identical)
     counts = getattr(recipe.selector, "counts", None)  # of several streams
     streams = {} if counts is None else counts(pairs)
     metrics |= {f"pairs/{name}/count": float(n) for name, n in streams.items()}
-    return Selected(pairs, [], dropped, metrics)
+    return Selected(pairs, [], dropped, metrics, left_out)
 
 
 def imitate(prompt: Prompt, rollout: Rollout) -> Demonstration:

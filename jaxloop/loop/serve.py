@@ -7,7 +7,7 @@ from pathlib import Path
 
 import jax
 
-from jaxloop.checkpoint import Checkpointer, find_latest
+from jaxloop.checkpoint import Checkpointer, find_step
 from jaxloop.config import ConfigError
 from jaxloop.loop.folder import write_text
 from jaxloop.mesh import batch_parts, make_mesh
@@ -30,8 +30,8 @@ def describe_model(out: Path, shape: ModelShape, tokenizer: Tokenizer) -> None:
 
 
 def load_checkpoint(path: Path) -> tuple[ModelShape, dict, Tokenizer]:
-    """The model of `OUT/checkpoints/latest` (or of a step, or of OUT itself)."""
-    directory, step = find_latest(path)
+    """The model of `OUT/checkpoints/latest` (or `best`, or a step, or OUT itself)."""
+    directory, step = find_step(path)
     out = directory.parent
     if not (out / SHAPE).exists():
         raise ConfigError(f"{out} has no {SHAPE}: it is not the folder of a run")
@@ -55,7 +55,7 @@ def load_model(path: str) -> tuple[ModelShape, dict, Tokenizer]:
     """A Hugging Face directory or hub id, or a checkpoint of a run."""
     local = Path(path)
     if (local.is_dir() and not (local / "config.json").exists()) or (
-        local.name == "latest" or (local / SHAPE).exists()
+        local.name in ("latest", "best") or (local / SHAPE).exists()
     ):
         return load_checkpoint(local)
     found = resolve_model_path(path)

@@ -9,18 +9,29 @@ import numpy as np
 from jaxloop.evaluation.accuracy import evaluation_metrics
 from jaxloop.loop.drawing import sample
 from jaxloop.loop.folder import write_records
-from jaxloop.loop.models import bound
+from jaxloop.loop.models import LoopModels, bound
+from jaxloop.loop.said_before import look_before
 from jaxloop.loop.workbench import Workbench, key
 from jaxloop.records import Scored
+from jaxloop.sampling.settings import Sampling
+from jaxloop.scoring.canaries import canary_warnings, judge_canaries
 from jaxloop.scoring.judge_metrics import judge_metrics
 from jaxloop.training.batches import rows
 
 
 def evaluate(
-    bench: Workbench, params: dict, *, name: str, step: int, phase: str, round=None
+    bench: Workbench,
+    params: dict,
+    *,
+    name: str,
+    step: int,
+    phase: str,
+    round: int | None = None,
+    first: dict | None = None,
 ) -> dict[str, float]:
     """Held-out accuracy and the like; logs a line and keeps the rollouts.
 
+    `first`: what stands for the recipe's first model, where that is still to come.
     Without a scorer or test prompts there is nothing to measure: an empty dict.
     """
     evaluation = bench.config.evaluation
@@ -41,29 +52,54 @@ def evaluate(
         params,
         key(bench.config.seed, "judging", 2),
         version=step,
+        earlier=look_before(bench.folder, step),
+        first=first,
     )(prompts, rollouts)
-    metrics = evaluation_metrics(scored, evaluation.measures)
+    metrics = evaluation_metrics(scored, evaluation.measures, evaluation.summaries)
     metrics |= {f"eval/{name}": x for name, x in judge_metrics(scored).items()}
+    if bench.config.recipe is not None and first is None:
+        metrics |= _canaries(bench, params, prompts, rollouts, name=name, step=step)
     write_records(bench.folder.evaluation(name), scored)
     timing = {"timing_s/eval": time.perf_counter() - began}
     bench.metrics.write(step, metrics | timing, phase=phase, round=round)
     return metrics
 
 
-def sampler_gap(bench: Workbench, params: dict, scored: Sequence[Scored], size: int):
+def _canaries(
+    bench: Workbench, params: dict, prompts, rollouts, *, name: str, step: int
+) -> dict[str, float]:
+    """How the recipe's judges take answers that are none; {} without a judge."""
+    assert bench.config.recipe is not None
+    judging_key = key(bench.config.seed, "judging", 3)
+    models = LoopModels(bench, params, judging_key, step)
+    scorer = bench.config.recipe.scorer
+    metrics, scored = judge_canaries(scorer, models, prompts, rollouts)
+    if scored:
+        write_records(bench.folder.canaries(name), scored)
+    for warning in canary_warnings(metrics):
+        bench.progress.line(warning)
+    return metrics
+
+
+def sampler_gap(
+    bench: Workbench,
+    params: dict,
+    scored: Sequence[Scored],
+    size: int,
+    sampling: Sampling,
+) -> dict[str, float]:
     """How far the sampler's log-probabilities are from the trainer's, on `size` rows.
 
-    Both are of the untruncated distribution at the sampling temperature (1 for greedy),
-    under the weights that sampled.
+    Both are of the untruncated distribution at the temperature of `sampling` (1 for
+    greedy), under the weights that sampled.
     """
-    assert bench.config.recipe is not None
     items = [(s.prompt, r) for s in scored for r in s.rollouts][:size]
     if not items:
         return {}
     width = bench.layout.width([rollout for _, rollout in items])
     padded = items + [None] * (size - len(items))
     batch = rows(padded, bench.layout, bench.tokenizer.pad_id, width)
-    temperature = bench.config.recipe.sampling.temperature or 1.0
+    temperature = sampling.temperature or 1.0
     sampler_logp_BC = batch.pop("sampler_logp_BC")
     with jax.set_mesh(bench.mesh):
         score = bench.token_scorer(bench.layout, temperature=temperature)

@@ -43,7 +43,16 @@ def save(
     *,
     block: bool = False,
 ) -> Position:
-    """Writes a checkpoint in the background; returns the position with its number."""
+    """Writes a checkpoint in the background; returns the position with its number.
+
+    ConfigError where `checkpoint.best` is not among the `metrics` of an evaluation.
+    """
+    best = bench.config.checkpoint.best
+    if best and metrics and best not in metrics:
+        raise ConfigError(
+            f"checkpoint.best = {best} is not measured; what is: "
+            + ", ".join(sorted(metrics))
+        )
     position = dataclasses.replace(
         position, saves=position.saves + 1, metrics_bytes=bench.metrics.offset()
     )
@@ -137,6 +146,17 @@ def load_seed(bench: Workbench) -> dict:
         return bench.initial_params()
     abstract = {"params": params_of(bench)}
     return bench.checkpoints.restore_named("seed", abstract)["params"]
+
+
+def save_previous(bench: Workbench, params: dict) -> None:
+    """Keeps what a round has sampled from for the next round's `WithPrevious`."""
+    bench.checkpoints.save_named("previous", {"params": params})
+
+
+def load_previous(bench: Workbench) -> dict:
+    """The weights that the round before has sampled from."""
+    abstract = {"params": params_of(bench)}
+    return bench.checkpoints.restore_named("previous", abstract)["params"]
 
 
 def load_params(bench: Workbench, position: Position) -> dict:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from jaxloop.checkpoint import Checkpointer
 from jaxloop.loop.folder import RunFolder, read_records
 from jaxloop.metrics import read_metrics
 from jaxloop.records import Scored
@@ -21,7 +22,17 @@ def summarise(folder: RunFolder) -> dict:
         "accuracy": accuracy,
         "evaluations": looks,
         "samples": _samples(folder),
-    }
+    } | _best(folder)
+
+
+def _best(folder: RunFolder) -> dict:
+    """What was kept as the best checkpoint, where the run keeps one."""
+    reader = Checkpointer(folder.checkpoints, read_only=True)
+    number = reader.best()
+    if number is None:
+        return {}
+    at, metrics = reader.position(number), reader.metrics(number)
+    return {"best": {"round": at["round"], "step": at["step"], "metrics": metrics}}
 
 
 def _samples(folder: RunFolder) -> list[dict]:
@@ -64,6 +75,8 @@ def summary_text(summary: dict, out: Path) -> str:
             if name == last and len(summary["accuracy"]) < 3:  # no rounds to tell apart
                 label = "at the end"
             lines.append(f"  {label:<16} {100 * value:5.1f} %")
+    if "best" in summary:
+        lines.append(f"best at step {summary['best']['step']}: {out}/checkpoints/best")
     for sample in summary["samples"]:
         lines.append(f"  {_short(sample['prompt'])}")
         for when in ("before", "after"):

@@ -64,7 +64,7 @@ def run_supervised(
         steps=stage.steps,
         first=position.done,
     )
-    step_fn = bench.train_step(objective, optimizer, start=1)
+    step_fn = bench.train_step(objective, optimizer)
     run = Stage(bench, "sft", position, total)
     bench.progress.phase(
         "supervised training", total=total, unit="updates", done=position.done

@@ -51,9 +51,10 @@ class Stage:
         at = self.position
         self.position = dataclasses.replace(at, done=at.done + 1, step=at.step + 1)
 
-    def save(self, state, *, block: bool = False) -> None:
+    def save(self, state, metrics: Line | None = None, *, block: bool = False) -> None:
         tree = {"state": state, **self.extra}
-        self.position = store.save(self.bench, self.position, tree, block=block)
+        at = self.position
+        self.position = store.save(self.bench, at, tree, metrics, block=block)
 
 
 class Diverged(RuntimeError):
@@ -140,12 +141,19 @@ def train(stage: Stage, state, step_fn: Callable, make_batch: MakeBatch):
 
 
 def look(stage: Stage, state) -> None:
-    """An evaluation inside a stage."""
+    """An evaluation inside a stage; what was measured may turn out the best."""
     bench, at = stage.bench, stage.position
-    evaluate(
-        bench, state.params, name=f"step_{at.step:06d}", step=at.step, phase="eval"
+    metrics = evaluate(
+        bench,
+        state.params,
+        name=f"step_{at.step:06d}",
+        step=at.step,
+        phase="eval",
+        first=state.params if at.stage == "sft" else None,
     )
     stage.position = dataclasses.replace(at, look_due=False)
+    if bench.config.checkpoint.best:
+        stage.save(state, metrics)
     bench.progress.phase(stage.phase, stage.total, unit="updates", done=at.done)
 
 
@@ -156,7 +164,9 @@ def look_and_save(stage: Stage, ledger: Ledger, state) -> None:
     if done % stage.stride:
         return
     more = done < stage.total
+    due = stage.due(config.checkpoint.every)
     if more and stage.due(config.evaluation.every):
+        due = due and not config.checkpoint.best  # then the look itself saves
         ledger.flush()
         stage.position = dataclasses.replace(stage.position, look_due=True)
         try:
@@ -165,7 +175,7 @@ def look_and_save(stage: Stage, ledger: Ledger, state) -> None:
             stage.save(state, block=True)
             raise
     asked = bench.interrupt.asked
-    if asked or (more and stage.due(config.checkpoint.every)):
+    if asked or (more and due):
         ledger.flush()
         stage.save(state, block=asked)
     if asked:

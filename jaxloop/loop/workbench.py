@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,10 @@ from jaxloop.training.batches import Layout, longest_prompt
 from jaxloop.training.step import make_scorer, make_train_step, state_shardings
 
 # What a random stream is for: no two stations ever draw from the same one.
-STREAMS = ("init", "prompts", "sampling", "selection", "order", "evaluation", "judging")
+STREAMS = (
+    *("init", "prompts", "sampling", "selection", "order", "evaluation", "judging"),
+    "writing",
+)
 
 
 def stream_seed(seed: int, stream: str, *indices: int) -> list[int]:
@@ -100,7 +103,7 @@ class Workbench:
     def layout(self) -> Layout:
         """Columns for (prompt, completion) rows: one border for the whole run."""
         assert self.config.recipe is not None
-        most = self.config.recipe.sampling.max_new_tokens
+        most = self.config.recipe.max_new_tokens
         return Layout.holding(longest_prompt(self.data.train), most)
 
     def initial_params(self) -> dict:
@@ -129,16 +132,27 @@ class Workbench:
             self.kept[name] = (Decoder(shape, self.model.dtype), params)
         return self.kept[name]
 
-    def train_step(self, objective, optimizer, *, start: int, temperature=1.0):
-        return make_train_step(
-            self.model,
-            objective,
-            optimizer,
-            self.mesh,
-            start=start,
-            temperature=temperature,
-            vocab=self.vocab,
-        )
+    def train_step(self, objective, optimizer, *, temperature=1.0) -> Callable:
+        """`step(state, batch, rate)` for batches of any layout: completions begin where
+        their columns do, and each such border is compiled by itself."""
+
+        @cache
+        def made(start: int) -> Callable:
+            return make_train_step(
+                self.model,
+                objective,
+                optimizer,
+                self.mesh,
+                start=start,
+                temperature=temperature,
+                vocab=self.vocab,
+            )
+
+        def step(state, batch, rate):
+            start = batch["tokens_BT"].shape[-1] - batch["mask_BC"].shape[-1]
+            return made(start)(state, batch, rate)
+
+        return step
 
     def token_scorer(self, layout: Layout, *, temperature: float = 1.0):
         """Compiled `(params, batch) -> logp_BC` for rows in that layout."""
@@ -162,7 +176,7 @@ class Workbench:
         self.metrics.close()
         scorers = [self.config.evaluation.scorer]
         if self.config.recipe is not None:
-            scorers.append(self.config.recipe.scorer)
+            scorers += self.config.recipe.scorers()
         for scorer in scorers:
             if scorer is not None:
                 close(scorer)
@@ -200,7 +214,11 @@ def prepare(config: Config) -> Materials:
     tokenizer = config.tokenizer.load(str(path or ""))
     check_vocabulary(tokenizer, shape.vocab)
     data = config.data.load(tokenizer)
-    check_data(config, data, tokenizer, shape)
+    checked = config
+    if config.prompts is not None:  # what the recipe is trained on is not written yet
+        config.prompts.maker.check(data.train)
+        checked = dataclasses.replace(config, recipe=None)
+    check_data(checked, data, tokenizer, shape)
     return Materials(path, shape, make_mesh(config.mesh), tokenizer, data)
 
 

@@ -8,19 +8,20 @@ import jax
 import jax.numpy as jnp
 
 QUERY_BLOCKS, QUERY_BLOCK = 4, 64
-"""Causal attention takes queries in at most so many blocks, of at least so many."""
+"""Attention takes queries in at most so many blocks, of at least so many."""
 
 
 def attend(q_BTNH, k_BKSH, v_BKSH, visible_BTS, *, causal: bool) -> jax.Array:
     """Grouped-query attention with a float32 softmax.
 
-    `causal`: nothing is visible past a query's own index. The queries then go in
-    blocks, each with the keys up to its end: with four, 3/8 of the work is left out.
+    The queries go in blocks, which takes less memory. `causal`: nothing is visible past
+    a query's own index; each block then takes the keys up to its end: with four, 3/8 of
+    the work is left out.
     """
     B, T, N, H = q_BTNH.shape
     K = k_BKSH.shape[1]
     q_BKRTH = q_BTNH.reshape(B, T, K, N // K, H).transpose(0, 2, 3, 1, 4)
-    blocks = min(QUERY_BLOCKS, -(-T // QUERY_BLOCK)) if causal else 1
+    blocks = min(QUERY_BLOCKS, -(-T // QUERY_BLOCK))
     size = -(-T // blocks)
     out = []
     for first in range(0, T, size):

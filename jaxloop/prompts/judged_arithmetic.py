@@ -64,10 +64,14 @@ def judgement(
         end = "AB"[verdicts.index(end)]
     if not worked:
         return end
-    width = max(len(problem.answer), len(given))
-    digits = zip(problem.answer.zfill(width), given.zfill(width), strict=True)
-    compared = "".join(f"{x}{y}{'.' if x == y else 'x'}" for x, y in digits)
-    return f"{problem.working()}|{compared}{end}"
+    return f"{problem.working()}|{compared(problem.answer, given)}{end}"
+
+
+def compared(answer: str, given: str) -> str:
+    """Digit by digit, truth first: `11.21x22.`."""
+    width = max(len(answer), len(given))
+    digits = zip(answer.zfill(width), given.zfill(width), strict=True)
+    return "".join(f"{x}{y}{'.' if x == y else 'x'}" for x, y in digits)
 
 
 @dataclass(frozen=True)

@@ -19,12 +19,41 @@ from typing import Any
 from jaxloop.report.curves import PHASES, Panel, panel_html, panels
 from jaxloop.report.folder import RunRecords, read_run
 from jaxloop.report.headline import about, header, headline, run_name
+from jaxloop.report.health import (
+    health_section,
+    judge_readings,
+    judges_note,
+    judges_title,
+)
 from jaxloop.report.html import Html, el, escape, join
-from jaxloop.report.tables import comparison, pair_sets, rollout_sets
+from jaxloop.report.listings import (
+    compare_section,
+    compare_title,
+    judgements_section,
+    labelled_section,
+    pairs_section,
+    rollouts_section,
+)
+from jaxloop.report.score_length import clouds, score_length_section
+from jaxloop.report.tables import (
+    comparison,
+    labelled_sets,
+    pair_sets,
+    read_sets,
+    rollout_sets,
+)
 from jaxloop.report.timing import timing_section
 from jaxloop.report.tokens import LEVELS, Decode, find_decoder
 
-SCRIPTS = ("dom.js", "charts.js", "rollouts.js", "main.js")
+SCRIPTS = (
+    "dom.js",
+    "charts.js",
+    "rollouts.js",
+    "judgements.js",
+    "compare.js",
+    "pairs.js",
+    "main.js",
+)
 
 
 def build_report(out: Path, *, decode: Decode | None = None) -> Path:
@@ -46,17 +75,25 @@ def build_report(out: Path, *, decode: Decode | None = None) -> Path:
 
 def render(run: RunRecords, decode: Decode | None) -> Html:
     """The whole page."""
-    sets, pairs = rollout_sets(run, decode), pair_sets(run, decode)
+    records = read_sets(run)
+    sets, pairs = rollout_sets(records, decode), pair_sets(run, decode)
+    labelled = labelled_sets(run, decode)
     compared = comparison(run, decode)
+    found = clouds(records)
     charts: dict[str, Any] = {}
     top, hero = headline(run)
     if hero is not None:
         charts["accuracy"] = hero.data
+    judges = judge_readings(run, found[-1].truth_correlation if found else None)
     sections = {
+        "judge": (judges_title(judges), health_section(run, judges, charts)),
         "curves": ("Curves", _curves(run, charts)),
-        "compare": (_compare_title(run), _compare(compared)),
-        "rollouts": ("Rollouts", _rollouts(sets)),
-        "pairs": ("Pairs", _pairs(run, pairs)),
+        "compare": (compare_title(run), compare_section(compared)),
+        "lengths": ("Score against length", score_length_section(found)),
+        "judgements": ("Judgements", judgements_section(sets)),
+        "rollouts": ("Rollouts", rollouts_section(sets)),
+        "pairs": ("Pairs", pairs_section(run, pairs, sets)),
+        "labelled": ("Labelled completions", labelled_section(labelled)),
         "time": ("Time", timing_section(run)),
         "about": ("About this run", about(run)),
         "config": ("Configuration", _configuration(run)),
@@ -64,7 +101,7 @@ def render(run: RunRecords, decode: Decode | None) -> Html:
     shown = {key: both for key, both in sections.items() if both[1]}
     links = [el("a", title, href=f"#{key}") for key, (title, _) in shown.items()]
     body = join(
-        header(run),
+        header(run, judges_note(judges)),
         _notes(run),
         top,
         el("nav", links, aria_label="Sections") if links else None,
@@ -79,6 +116,7 @@ def render(run: RunRecords, decode: Decode | None) -> Html:
         "charts": charts,
         "sets": sets,
         "pairs": pairs,
+        "labelled": labelled,
         "compare": compared,
     }
     return _page(run_name(run), body, data)
@@ -170,86 +208,6 @@ def _grid(found: list[Panel], name: str, charts: dict[str, Any]) -> Html:
     return el("div", figures, class_="grid-charts")
 
 
-def _compare_title(run: RunRecords) -> str:
-    return "Before and after" if run.online else "Rounds compared"
-
-
-def _compare(compared: Mapping[str, Any] | None) -> Html | None:
-    if compared is None:
-        return None
-    return join(
-        el(
-            "p",
-            f"The same {compared['total']:,} held-out prompts at each evaluation: "
-            "solved or not, and how the answer changed.",
-            _embedded(len(compared["shown"]), compared["total"]),
-            class_="lead",
-        ),
-        el("div", class_="mount", data_view="compare"),
-        _needs_script(),
-    )
-
-
-def _rollouts(sets: list[dict[str, Any]]) -> Html | None:
-    if not any(one["prompts"] for one in sets):
-        return None
-    return join(
-        el(
-            "p",
-            "What the model wrote, by prompt. The stronger a token is shaded, the less "
-            "likely it was.",
-            _embedded(
-                sum(len(s["prompts"]) for s in sets), sum(s["total"] for s in sets)
-            ),
-            class_="lead",
-        ),
-        el("div", class_="mount", data_view="rollouts"),
-        _needs_script(),
-    )
-
-
-def _pairs(run: RunRecords, pairs: list[dict[str, Any]]) -> Html | None:
-    dropped = _dropped(run)
-    count = sum(len(one["pairs"]) for one in pairs)
-    if not count:
-        return dropped
-    return join(
-        el(
-            "p",
-            "What was learnt from: the chosen completion against the rejected one, and "
-            "why they were paired.",
-            _embedded(count, sum(one["total"] for one in pairs), "pairs"),
-            class_="lead",
-        ),
-        dropped,
-        el("div", class_="mount", data_view="pairs"),
-        _needs_script(),
-    )
-
-
-def _dropped(run: RunRecords) -> Html | None:
-    """What was left out, and why: reasons by round."""
-    tables = [(label, counts) for label, counts in run.dropped if any(counts.values())]
-    if not tables:
-        return None
-    reasons = dict.fromkeys(r for _, counts in tables for r, n in counts.items() if n)
-    head = [el("th", label, scope="col", class_="number") for label, _ in tables]
-    rows = [
-        el(
-            "tr",
-            el("th", reason, scope="row"),
-            [
-                el("td", f"{counts.get(reason, 0):,}", class_="number")
-                for _, counts in tables
-            ],
-        )
-        for reason in reasons
-    ]
-    top = el("thead", el("tr", el("th", "Left out", scope="col"), head))
-    table = el("table", top, el("tbody", rows), class_="dropped")
-    return el("div", table, class_="scroll")
-
-
 def _configuration(run: RunRecords) -> Html | None:
     parts = []
     if run.summary:
@@ -286,13 +244,3 @@ def _flat(values: Mapping[str, Any], prefix: str = ""):
             yield from _flat({str(i): v for i, v in enumerate(value)}, f"{name}.")
         else:
             yield name, json.dumps(value, ensure_ascii=False)
-
-
-def _embedded(shown: int, total: int, noun: str = "prompts") -> str:
-    if shown >= total:
-        return ""
-    return f" {shown:,} of {total:,} {noun} are in this file, evenly chosen."
-
-
-def _needs_script() -> Html:
-    return el("noscript", el("p", "This table needs JavaScript.", class_="note"))

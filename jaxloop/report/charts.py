@@ -5,7 +5,7 @@ Units are pixels of the drawing; the page scales it.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from jaxloop.report.html import Html, el, join
@@ -80,17 +80,19 @@ def line_chart(
     marks: Sequence[float] = (),
     dots: bool = False,
     bounds: tuple[float, float] | None = None,
+    zone: tuple[float, float] | None = None,
 ) -> Chart:
     """Curves over common axes. `label` is read aloud; `marks` are x of vertical lines
     (where a round begins); `x_labels` replace the first and last x; `dots` draws each
-    point with its value; `bounds` are y values that the axis must hold.
+    point with its value; `bounds` are y values that the axis must hold; `zone` is the
+    range of y where values are as one wants them.
 
     ValueError when no series has a finite point.
     """
     series = [thin(s, POINTS) for s in series]
     frame = _frame(series, size, bounds, percent, dots)
     text = percent_text if percent else short
-    parts = [_grid(frame, text), _marks(frame, marks)]
+    parts = [_zone(frame, zone), grid(frame, text), _marks(frame, marks)]
     for index, one in enumerate(series):
         parts.append(_curve(frame, one, index, dots, text))
     parts.append(_x_axis(frame, x_name, x_labels))
@@ -224,7 +226,24 @@ def _frame(series, size, bounds, percent: bool, dots: bool) -> Frame:
     )
 
 
-def _grid(frame: Frame, text) -> Html:
+def _zone(frame: Frame, zone: tuple[float, float] | None) -> Html | None:
+    if zone is None:
+        return None
+    low, high = max(zone[0], frame.y0), min(zone[1], frame.y1)
+    if low >= high:
+        return None
+    return el(
+        "rect",
+        class_="zone",
+        x=_cut(frame.left),
+        y=_cut(frame.py(high)),
+        width=_cut(frame.right - frame.left),
+        height=_cut(frame.py(low) - frame.py(high)),
+    )
+
+
+def grid(frame: Frame, text: Callable[[float], str]) -> Html:
+    """Horizontal lines with their values, spelled by `text`."""
     rows = []
     for tick in frame.ticks:
         y = _cut(frame.py(tick))

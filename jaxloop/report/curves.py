@@ -157,13 +157,15 @@ def accuracy_chart(run: RunRecords, series: Series) -> Chart:
 
 
 def panels(run: RunRecords) -> dict[str, list[Panel]]:
-    """Small charts by phase, for every metric with at least two finite values."""
+    """Small charts by phase, for every metric with at least two finite values; what is
+    known of judges has a place of its own."""
     phases = dict.fromkeys([*PHASES, *(str(line.get("phase")) for line in run.metrics)])
     top = accuracy_by_round(run)
+    of_judges = tuple(f"{at}{name}/" for name in run.judges for at in ("", "eval/"))
     found = {}
     for phase in phases:
         lines = [line for line in run.metrics if str(line.get("phase")) == phase]
-        charts = _panels_of(lines)
+        charts = _panels_of(lines, of_judges)
         if top is not None and sum("eval/accuracy" in x for x in lines) <= len(top.x):
             # Evaluations inside rounds would add something; else it is drawn above.
             charts = [panel for panel in charts if panel.name != "eval/accuracy"]
@@ -172,9 +174,15 @@ def panels(run: RunRecords) -> dict[str, list[Panel]]:
     return found
 
 
-def _panels_of(lines: Sequence[Mapping[str, Any]]) -> list[Panel]:
-    table = _series(lines)
-    table = {name: s for name, s in table.items() if len(s.finite()) > 1}
+def _panels_of(
+    lines: Sequence[Mapping[str, Any]], elsewhere: tuple[str, ...]
+) -> list[Panel]:
+    """But for metrics that begin like one of `elsewhere`."""
+    table = {
+        name: s
+        for name, s in series_of(lines).items()
+        if len(s.finite()) > 1 and not name.startswith(elsewhere)
+    }
     marks = _round_marks(lines)
     made, seen = [], set()
     for name in sorted(table, key=_rank):
@@ -194,7 +202,7 @@ def _panels_of(lines: Sequence[Mapping[str, Any]]) -> list[Panel]:
 def _panel(
     name: str, series: Sequence[Series], marks: Sequence[float], aside: bool
 ) -> Panel:
-    title = TITLES.get(name) or _title(name)
+    title = TITLES.get(name) or title_of(name)
     points = series[0].finite()
     latest = points[-1][1]
     values = [y for s in series for _, y in s.finite()]
@@ -244,7 +252,8 @@ def panel_html(panel: Panel, chart_id: str) -> Html:
     )
 
 
-def _series(lines: Sequence[Mapping[str, Any]]) -> dict[str, Series]:
+def series_of(lines: Sequence[Mapping[str, Any]]) -> dict[str, Series]:
+    """Every metric of the lines, by step."""
     table: dict[str, list[tuple[float, float | None]]] = {}
     for line in lines:
         broken = line.get("nonfinite") or ()
@@ -277,9 +286,10 @@ def _rank(name: str) -> tuple:
     return (aside, place, name)
 
 
-def _title(name: str) -> str:
+def title_of(name: str) -> str:
+    """The name of a metric as words."""
     if name.startswith("eval/"):
-        return f"Held-out {_title(name.removeprefix('eval/')).lower()}"
+        return f"Held-out {title_of(name.removeprefix('eval/')).lower()}"
     words = name.replace("_", " ").replace("/", ", ")
     return words[:1].upper() + words[1:]
 

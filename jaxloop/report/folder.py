@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxloop.config.secrets import redact, redact_argv
-from jaxloop.records import Group, Pair, Scored, from_json
+from jaxloop.records import Group, Labelled, Pair, Scored, from_json
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,9 @@ class RunRecords:
     metrics: list[dict[str, Any]]
     rollouts: list[RecordFile]
     evaluations: list[RecordFile]
+    canaries: list[RecordFile]
     pairs: list[RecordFile]
+    labelled: list[RecordFile]
     dropped: list[tuple[str, dict[str, int]]]
     notes: list[str]
 
@@ -43,6 +45,17 @@ class RunRecords:
     def online(self) -> bool:
         """Whether the run was trained step by step, without rounds."""
         return any(line.get("phase") == "online" for line in self.metrics)
+
+    @property
+    def judges(self) -> list[str]:
+        """The names of the judges that something was measured of."""
+        names = (
+            name.removeprefix("eval/").removesuffix("/invalid_frac")
+            for line in self.metrics
+            for name in line
+            if name.endswith("/invalid_frac")
+        )
+        return list(dict.fromkeys(names))
 
     @property
     def loop_evaluations(self) -> list[dict[str, Any]]:
@@ -89,17 +102,20 @@ def read_run(out: Path) -> RunRecords:
         metrics=list(_objects(out / "metrics.jsonl", notes)),
         rollouts=[_file(p / "rollouts.jsonl", p.name, labels[p]) for p in rounds]
         + [_file(p, p.stem, f"Step {_number(p.stem):,}") for p in steps],
-        evaluations=_evaluations(out, online=bool(steps)),
+        evaluations=_evaluations(out, "eval", online=bool(steps)),
+        canaries=_evaluations(out, "canaries", online=bool(steps)),
         pairs=[_file(p / "pairs.jsonl", p.name, labels[p]) for p in rounds],
+        labelled=[_file(p / "labelled.jsonl", p.name, labels[p]) for p in rounds],
         dropped=[(labels[p], _dropped(p / "dropped.json", notes)) for p in rounds],
         notes=notes,
     )
 
 
-def _evaluations(out: Path, online: bool) -> list[RecordFile]:
-    """Held-out evaluations in the order of time. Online runs have one "round"."""
+def _evaluations(out: Path, kind: str, online: bool) -> list[RecordFile]:
+    """Held-out evaluations (or canaries) in the order of time. Online runs have one
+    "round"."""
     files = []
-    for path in (out / "records" / "eval").glob("*.jsonl"):
+    for path in (out / "records" / kind).glob("*.jsonl"):
         label, name = evaluation_label(path.stem), path.stem
         order = (0, _number(name), name)
         if online and name == "round_001":
@@ -143,7 +159,7 @@ def read_records(
 ) -> tuple[int, list[Any]]:
     """How many records `file` holds, and at most `most` of them, evenly chosen.
 
-    `kind` "scored" gives Scored or Group records, "pair" Pairs.
+    `kind` "scored" gives Scored or Group records, "pair" Pairs, "labelled" Labelled.
     """
     total = count_lines(file.path)
     wanted = set(evenly(total, most))
@@ -161,8 +177,8 @@ def read_records(
 
 
 def _type_of(kind: str, line: str) -> type:
-    if kind == "pair":
-        return Pair
+    if kind != "scored":
+        return {"pair": Pair, "labelled": Labelled}[kind]
     return (
         Group if '"advantages"' in line and "advantages" in json.loads(line) else Scored
     )
@@ -214,6 +230,21 @@ def _read_object(path: Path, notes: list[str], required=True) -> dict | None:
         notes.append(f"{path.name} is not valid JSON")
         return None
     return value if isinstance(value, dict) else None
+
+
+def left_out(file: RecordFile, notes: list[str]) -> dict[str, str]:
+    """Of the prompts of a round's rollouts, by id: why one gave nothing to train on."""
+    path = file.path.with_name("left_out.json")
+    if file.path.name != "rollouts.jsonl":
+        return {}
+    reasons = _read_object(path, notes, required=False) or {}
+    return {str(id): str(reason) for id, reason in reasons.items()}
+
+
+def holds_judgements(file: RecordFile) -> bool:
+    """Whether any of the file's records has some."""
+    # Inside a text the quotes would be escaped.
+    return any('"judgements": [{' in line for line in _whole_lines(file.path))
 
 
 def _dropped(path: Path, notes: list[str]) -> dict[str, int]:

@@ -36,8 +36,8 @@ def status(run: RunRecords) -> tuple[str, bool]:
     return f"Not finished: last event at step {last.get('step'):,}", False
 
 
-def header(run: RunRecords) -> Html:
-    """Name, state, and in a line what was done."""
+def header(run: RunRecords, judges: Html | None = None) -> Html:
+    """Name, state, and in a line what was done; `judges`: how those fare, if any."""
     words, done = status(run)
     facts = facts_of(run)
     known = [facts[name] for name in ("Method", "Schedule", "Model") if name in facts]
@@ -46,7 +46,7 @@ def header(run: RunRecords) -> Html:
         "header",
         el("p", "jaxloop run report", class_="overline"),
         el("h1", run_name(run)),
-        el("p", state, [el("span", fact) for fact in known], class_="byline"),
+        el("p", state, judges, [el("span", fact) for fact in known], class_="byline"),
         class_="top",
     )
 

@@ -1,8 +1,8 @@
 """Sampling as pure functions on the device: prepare, prefill, insert, decode.
 
-Shapes: B decode rows, P prompts prefilled at once, T a prompt's bucket, S cache slots
-of a row (the bucket and the longest completion), C steps of a chunk; others as in
-`models/decoder.py`.
+Shapes: B decode rows, P prompts prefilled at once, T a prompt's bucket, of which E are
+a head that all prompts share and U what follows it, S cache slots of a row (the bucket
+and the longest completion), C steps of a chunk; others as in `models/decoder.py`.
 
 Every function has the shapes of its bucket, however many rows are live, and no row
 looks at another: a sample has the same bits whatever the other rows do.
@@ -95,6 +95,39 @@ def prefill(model: Decoder, params: dict, tokens_PT, length_P) -> Prefilled:
     hidden_PTD, cache = model.apply(
         {"params": params}, tokens_PT, positions_PT, keep_cache=True
     )
+    return _prefilled(hidden_PTD, cache, length_P)
+
+
+def prefill_head(model: Decoder, params: dict, tokens_PE) -> Cache:
+    """Keys and values of tokens that prompts have in common; all rows are equal, since
+    the mesh wants some to cut, and one is kept."""
+    positions_PE = jnp.broadcast_to(jnp.arange(tokens_PE.shape[1]), tokens_PE.shape)
+    _, cache = model.apply({"params": params}, tokens_PE, positions_PE, keep_cache=True)
+    return jax.tree.map(lambda x_LPKEH: x_LPKEH[:, :1], cache)
+
+
+def prefill_rest(
+    model: Decoder, params: dict, head: Cache, tokens_PU, length_P
+) -> Prefilled:
+    """As `prefill`, of prompts that begin with the head: what follows it is given, and
+    lengths are those of the whole prompts."""
+    P, U = tokens_PU.shape
+    E = head.k.shape[3]
+
+    def spread(x_L1KEH):
+        size = (x_L1KEH.shape[0], P, *x_L1KEH.shape[2:])
+        x_LPKEH = jnp.broadcast_to(x_L1KEH, size)
+        x_LPKTH = jnp.pad(x_LPKEH, ((0, 0), (0, 0), (0, 0), (0, U), (0, 0)))
+        return constrain(x_LPKTH, None, "batch", "kv_heads", None, None)
+
+    positions_PU = jnp.broadcast_to(E + jnp.arange(U), (P, U))
+    hidden_PUD, cache = model.apply(
+        {"params": params}, tokens_PU, positions_PU, cache=jax.tree.map(spread, head)
+    )
+    return _prefilled(hidden_PUD, cache, length_P - E)
+
+
+def _prefilled(hidden_PTD, cache, length_P) -> Prefilled:
     assert isinstance(cache, Cache)
     last_P11 = (length_P - 1)[:, None, None]
     hidden_P1D = jnp.take_along_axis(hidden_PTD, last_P11, axis=1)

@@ -3,7 +3,8 @@
 Prompts are padded to a few lengths (buckets); each bucket has one compiled prefill,
 insert and decode. A prompt is prefilled once and copied to a row for each of its
 samples; rows that end make room for waiting samples every `chunk` steps, at the price
-of one fetch from the device.
+of one fetch from the device. What all prompts begin with (a judge's instructions) can
+be run through the model once for all of them.
 """
 
 import hashlib
@@ -20,7 +21,7 @@ from jax.sharding import Mesh
 
 from jaxloop.mesh import batch_parts
 from jaxloop.models.decode import DecodeWeights
-from jaxloop.models.decoder import Decoder, ModelShape
+from jaxloop.models.decoder import Cache, Decoder, ModelShape
 from jaxloop.prompts.tokenizer import Tokenizer
 from jaxloop.records import Prompt, Rollout
 from jaxloop.sampling import decode
@@ -28,6 +29,8 @@ from jaxloop.sampling.harvest import Harvester, Table, Task
 from jaxloop.sampling.settings import Sampling
 
 Progress = Callable[[int, int, int], None]
+HEAD_BLOCK = 32
+"""A shared head is of whole blocks of so many tokens: few shapes, as with buckets."""
 
 
 class Engine:
@@ -47,6 +50,8 @@ class Engine:
         self._prepare = self._jit(decode.prepare, static=(0, 1))
         self._empty = self._jit(decode.empty_state, static=(0, 1, 2))
         self._prefill = self._jit(decode.prefill, static=(0,))
+        self._prefill_head = self._jit(decode.prefill_head, static=(0,))
+        self._prefill_rest = self._jit(decode.prefill_rest, static=(0,))
         self._insert = self._jit(decode.insert, donate=(0,))
         self._decode = self._jit(decode.decode, static=(0, 1, 2, 3), donate=(5,))
 
@@ -64,18 +69,21 @@ class Engine:
         sampling: Sampling,
         *,
         key: jax.Array,
+        shared: int = 0,
         version: int = 0,
         on_progress: Progress | None = None,
     ) -> list[tuple[Rollout, ...]]:
         """`sampling.n` rollouts of each prompt, in the order of the prompts.
 
-        key: a JAX random key. version: written into the rollouts. on_progress: called
-        with (finished samples, all samples, tokens so far) after every chunk.
+        key: a JAX random key. shared: so many tokens at their beginning are the same in
+        all prompts (`common_head`), and run through the model once. version: written
+        into the rollouts. on_progress: called with (finished samples, all samples,
+        tokens so far) after every chunk.
         ValueError, before anything compiles, for what cannot be sampled;
         FloatingPointError for a model whose logits are not finite.
         """
         watch = None if on_progress is None else _Watch(on_progress)
-        return self._sample(params, prompts, sampling, key, version, watch)
+        return self._sample(params, prompts, sampling, key, version, watch, shared)
 
     def stream(
         self,
@@ -115,8 +123,10 @@ class Engine:
         self._weights = ([weakref.ref(leaf) for leaf in leaves], weights)
         return weights
 
-    def _sample(self, params, prompts, sampling, key, version, watch):
+    def _sample(self, params, prompts, sampling, key, version, watch, shared=0):
         problems = self.problems(prompts, sampling)
+        if shared > common_head(prompts):
+            problems.append(f"the prompts do not share their first {shared} tokens")
         if problems:
             raise ValueError("sampling: " + "; ".join(problems))
         harvester = Harvester(
@@ -131,8 +141,10 @@ class Engine:
         with jax.set_mesh(self.mesh):
             weights = self._prepared(params) if prompts else None
             key = _threefry(key)
-            for bucket, members in _by_bucket(prompts, sampling).items():
-                run = _Run(self, params, weights, prompts, sampling, bucket, members)
+            head = self._head(params, prompts, shared)
+            for bucket, members in _by_bucket(prompts, sampling, shared).items():
+                own = [(place, prompts[place]) for place in members]
+                run = _Run(self, params, weights, own, sampling, bucket, head)
                 for table, done in run.chunks(harvester, key):
                     for task, rollout in done:
                         rollouts[task.prompt][task.index] = rollout
@@ -140,10 +152,24 @@ class Engine:
                         watch(harvester, table, done, total)
         return [tuple(r for r in row if r is not None) for row in rollouts]
 
+    def _head(self, params: dict, prompts: Sequence[Prompt], shared: int):
+        """The cache of what all prompts begin with; None of nothing."""
+        if not shared:
+            return None
+        ids = prompts[0].token_ids[:shared]
+        tokens_PE = np.tile(np.array(ids, np.int32), (batch_parts(self.mesh), 1))
+        return self._prefill_head(self.model, params, tokens_PE)
+
     def empty_state(self, sampling: Sampling, bucket: int) -> decode.DecodeState:
         """The decode rows of one bucket, all free, as they lie on the mesh."""
         with jax.set_mesh(self.mesh):
             return self._empty(self.model, sampling.rows, sampling.slots(bucket))
+
+    def room(self, sampling: Sampling) -> int:
+        """Tokens of the longest prompt that can be sampled: the model's positions less
+        the completion, and no more than the longest of `prompt_buckets`."""
+        most = self.model.shape.max_positions - sampling.max_new_tokens
+        return min(most, max(sampling.prompt_buckets, default=most))
 
     def problems(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[str]:
         """Why these prompts cannot be sampled, one sentence each."""
@@ -204,12 +230,13 @@ class _Watch:
 class _Run:
     """All prompts of one bucket, from first prefill to last token."""
 
-    def __init__(self, engine, params, weights, prompts, sampling, bucket, members):
+    def __init__(self, engine, params, weights, prompts, sampling, bucket, head):
         self.engine: Engine = engine
         self.params, self.weights = params, weights
+        self.prompts: list[tuple[int, Prompt]] = prompts
         self.sampling: Sampling = sampling
         self.bucket: int = bucket
-        self.prompts: list[tuple[int, Prompt]] = [(i, prompts[i]) for i in members]
+        self.head: Cache | None = head
         self.waiting: deque[tuple[Task, decode.Prefilled, int]] = deque()
         self.batches = self._prefilled_batches()
 
@@ -253,14 +280,20 @@ class _Run:
         """Prefills on demand; gives each batch's samples, a prompt's together."""
         engine, sampling = self.engine, self.sampling
         P = sampling.padded_prefill_rows(batch_parts(engine.mesh))
+        first = 0 if self.head is None else self.head.k.shape[3]
         for start in range(0, len(self.prompts), P):
             batch = self.prompts[start : start + P]
             tokens_PT = np.full((P, self.bucket), engine.tokenizer.pad_id, np.int32)
-            length_P = np.ones(P, np.int32)
+            length_P = np.full(P, first + 1, np.int32)
             for i, (_, prompt) in enumerate(batch):
                 length_P[i] = len(prompt.token_ids)
                 tokens_PT[i, : length_P[i]] = prompt.token_ids
-            prefilled = engine._prefill(engine.model, self.params, tokens_PT, length_P)
+            of = (engine.model, self.params)
+            if self.head is None:
+                prefilled = engine._prefill(*of, tokens_PT, length_P)
+            else:
+                rest_PU = tokens_PT[:, first:]
+                prefilled = engine._prefill_rest(*of, self.head, rest_PU, length_P)
             yield [
                 (Task(place, index, _stable_hash(p.id), len(p.token_ids)), prefilled, i)
                 for i, (place, p) in enumerate(batch)
@@ -283,11 +316,30 @@ def cache_bytes(
     return (decoding + waiting) * a_slot * jnp.dtype(dtype).itemsize // parts
 
 
-def _by_bucket(prompts: Sequence[Prompt], sampling: Sampling) -> dict[int, list[int]]:
-    """Places of the prompts of each bucket, shortest bucket first."""
+def common_head(prompts: Sequence[Prompt]) -> int:
+    """How many first tokens all prompts have in common, in whole blocks; each keeps one
+    token at least, and a single prompt shares with nobody."""
+    if len(prompts) < 2:
+        return 0
+    ids = [prompt.token_ids for prompt in prompts]
+    low, high = min(ids), max(ids)  # in the order of words: all others lie between
+    most = min(map(len, ids)) - 1
+    same = next((i for i in range(most) if low[i] != high[i]), most)
+    return max(same, 0) // HEAD_BLOCK * HEAD_BLOCK
+
+
+def _by_bucket(
+    prompts: Sequence[Prompt], sampling: Sampling, shared: int
+) -> dict[int, list[int]]:
+    """Places of the prompts of each bucket, shortest bucket first. What follows a
+    shared head is padded by itself, where that is less."""
     groups: dict[int, list[int]] = {}
     for place, prompt in enumerate(prompts):
-        groups.setdefault(sampling.bucket(len(prompt.token_ids)), []).append(place)
+        length = len(prompt.token_ids)
+        whole = sampling.bucket(length)
+        if shared:
+            whole = min(whole, shared + sampling.bucket(length - shared))
+        groups.setdefault(whole, []).append(place)
     return dict(sorted(groups.items()))
 
 

@@ -11,8 +11,8 @@ class Sampling:
 
     Each draw is from the model's distribution at `temperature`, cut by top-k, then by
     top-p of what is left, then by min-p, and renormalised. For a given set of shapes
-    (`rows`, `prefill_rows`, `chunk`, the prompt's bucket) a sample depends only on its
-    prompt, its index, the parameters and the key.
+    (`rows`, `prefill_rows`, `chunk`, the prompt's bucket and shared head) a sample
+    depends only on its prompt, its index, the parameters and the key.
     """
 
     n: int = 8

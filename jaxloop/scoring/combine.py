@@ -1,6 +1,7 @@
 """Scorers made of scorers: a weighted sum, and the control without information."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -9,6 +10,7 @@ import numpy as np
 
 from jaxloop.records import Prompt, Score, Scored, Status
 from jaxloop.scoring import scorer as scorers
+from jaxloop.scoring.parts import named
 from jaxloop.scoring.scorer import Groups, Models, Scorer
 
 
@@ -30,6 +32,13 @@ class Sum:
         if self.weights and len(self.weights) != len(self.scorers):
             raise ValueError(
                 f"Sum: {len(self.weights)} weights for {len(self.scorers)} scorers"
+            )
+        names = Counter(name for part in self.scorers for name in named(part))
+        twice = [name for name, count in names.items() if count > 1]
+        if twice:
+            raise ValueError(
+                f"Sum: {names[twice[0]]} parts call their scores {twice[0]!r}: give "
+                "each a `name` of its own"
             )
 
     def check(self, prompts: Sequence[Prompt]) -> None:

@@ -20,6 +20,7 @@ from jaxloop.records import Judgement, Prompt, Rollout, Score, Scored
 from jaxloop.sampling.settings import Sampling
 from jaxloop.scoring import scorer as scorers
 from jaxloop.scoring.answers import Extractor, WholeText
+from jaxloop.scoring.endpoint import By, Endpoint
 from jaxloop.scoring.guard import fenced, neutralised
 from jaxloop.scoring.ratings import Verdict, round_robin_mean
 from jaxloop.scoring.rubric import filled, load_template, template_problems
@@ -87,9 +88,10 @@ class Judge(OfModels):
         default_factory=lambda: Sampling(n=3, temperature=0.7, max_new_tokens=512)
     )
     """How judgements are drawn."""
-    by: str = "policy"
+    by: By = "policy"
     """Who judges: the "policy" in training, the "first" model, which the recipe started
-    from, or a directory (or hub id) with a model and its tokenizer."""
+    from (in a supervised stage before it: the weights of the moment), a directory (or
+    hub id) with a model and its tokenizer, or an `Endpoint`."""
     sees: Extractor = field(default_factory=WholeText)
     """What of a completion is shown; where that is nothing, it stays unscored."""
     question: str = ""
@@ -129,6 +131,8 @@ class Judge(OfModels):
         return shown | {"question"} | {field for field, _ in self.columns}
 
     def check(self, prompts: Sequence[Prompt]) -> None:
+        if isinstance(self.by, Endpoint):
+            self.by.check()
         for prompt in prompts:
             for name in filter(None, (self.question, *(c for _, c in self.columns))):
                 column(prompt, name)
@@ -158,7 +162,7 @@ class Judge(OfModels):
         ]
         texts = dict(zip(ids, (text for *_, text in asked), strict=True))
         requests = models.prompts(texts, by=self.by)
-        told = models.write(requests, self.sampling, by=self.by)
+        told = self.answers(models, requests)
         judged = zip(asked, requests, told, strict=True)
         for (row, places, _), request, answers in judged:
             values = tuple(self.parse(a.text, len(places)) for a in answers)
@@ -170,6 +174,12 @@ class Judge(OfModels):
             self._scored(row, None if truths is None else truths[i].scores)
             for i, row in enumerate(rows)
         ]
+
+    def answers(
+        self, models: Models, requests: Sequence[Prompt]
+    ) -> list[tuple[Rollout, ...]]:
+        """What the judge says to each request."""
+        return models.write(requests, self.sampling, by=self.by)
 
     def request(
         self, prompt: Prompt, texts: Sequence[str], special: Collection[str] = ()

@@ -1,6 +1,6 @@
 """How a judge fares: what it fails to say, what it favours, and whether it is right."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -11,8 +11,9 @@ from jaxloop.scoring.ratings import position_bias, swap_agreement
 def judge_metrics(scored: Sequence[Scored]) -> dict[str, float]:
     """Of each judge among the scorers, under its name; {} where there is none.
 
-    - `judge/invalid_frac`: judgements that could not be parsed; `judge/unjudged_frac`:
-      completions without a valid one, of prompts with at least one judgement.
+    - `judge/too_long_frac`: requests that its model has no room for, and so not asked;
+      `judge/invalid_frac`: judgements that could not be parsed; `judge/unjudged_frac`:
+      completions without a valid one, of prompts with at least one request.
     - `judge/mean`, `judge/std`: of its scores; `judge/saturated_frac`: scores equal to
       the highest one; `judge/tied_frac`: prompts all of whose scores are equal.
     - `judge/length_corr`: correlation of score and length in tokens within prompts.
@@ -37,6 +38,7 @@ def judge_metrics(scored: Sequence[Scored]) -> dict[str, float]:
 def _of_judge(scored: Sequence[Scored], judge: str) -> Iterator[tuple[str, float]]:
     judgements = [j for row in scored for j in row.judgements if j.judge == judge]
     values = [value for j in judgements for value in j.values]
+    yield "too_long_frac", _mean([not j.rollouts for j in judgements])
     yield "invalid_frac", _mean([value is None for value in values])
     yield from _orders([row.judgements for row in scored], judge)
     asked = [row for row in scored if any(j.judge == judge for j in row.judgements)]
@@ -51,7 +53,7 @@ def _of_judge(scored: Sequence[Scored], judge: str) -> Iterator[tuple[str, float
     yield "saturated_frac", _mean(known == known.max(initial=-np.inf))
     spreads = [np.ptp(s[np.isfinite(s)]) for s, _, _ in groups if np.isfinite(s).any()]
     yield "tied_frac", _mean([spread == 0 for spread in spreads])
-    yield "length_corr", _length_correlation(groups)
+    yield "length_corr", length_correlation((s, lengths) for s, _, lengths in groups)
     yield from _truth(groups)
 
 
@@ -66,9 +68,11 @@ def _scores(row: Scored, judge: str) -> tuple[np.ndarray, np.ndarray, np.ndarray
     return column(judge), column(f"{judge}_truth"), lengths
 
 
-def _length_correlation(groups) -> float:
+def length_correlation(groups: Iterable[tuple[np.ndarray, np.ndarray]]) -> float:
+    """Of scores and lengths (each (N,); NaN: not scored) within the prompts; NaN where
+    one of the two does not vary."""
     scores, lengths = [], []
-    for score, _, length in groups:
+    for score, length in groups:
         known = np.isfinite(score)
         if known.sum() > 1:
             scores.append(score[known] - score[known].mean())

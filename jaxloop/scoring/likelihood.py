@@ -41,9 +41,9 @@ class Valued(OfModels):
 
 @dataclass(frozen=True)
 class ImplicitReward(Valued):
-    """beta x log(policy / first model) of a completion: what DPO has taught the policy
-    to prefer, as a reward (Rafailov et al. 2023, arXiv 2305.18290, section 4; as a
-    reward for the next round: DICE, arXiv 2406.09760)."""
+    """beta x log(policy / reference) of a completion: what training has taught the
+    policy to prefer, as a reward (Rafailov et al. 2023, arXiv 2305.18290, section 4; as
+    a reward for the next round: DICE, arXiv 2406.09760)."""
 
     beta: float = 0.1
     """The beta that the policy was trained with."""
@@ -51,9 +51,17 @@ class ImplicitReward(Valued):
     """Divide by the number of tokens."""
     name: str = "implicit_reward"
     """What the score is called in records and metrics."""
+    against: str = "first"
+    """The reference: the "first" model, which the recipe starts from, or a directory
+    with one of the policy's shape and tokenizer."""
+
+    def check(self, prompts: Sequence[Prompt]) -> None:
+        """ValueError for a directory without a model."""
+        if self.against != "first":
+            read_shape(resolve_model_path(self.against))
 
     def values(self, models: Models, items: Sequence[Item]) -> np.ndarray:
-        gap_N = models.logps(items) - models.logps(items, first=True)
+        gap_N = models.logps(items) - models.logps(items, by=self.against)
         if self.normalise:
             gap_N = gap_N / [max(len(rollout.token_ids), 1) for _, rollout in items]
         return self.beta * gap_N

@@ -86,4 +86,23 @@ def score_warnings(metrics: Mapping[str, float]) -> list[str]:
         share = metrics[f"scores/{status}"] / total
         if share > FAILED_TOO_OFTEN:
             found.append(f"{share:.0%} of the completions have the score {status!r}")
+    return found + judge_warnings(metrics)
+
+
+def judge_warnings(metrics: Mapping[str, float]) -> list[str]:
+    """The same of judges (`judge_metrics`), of which nothing at all can be learned."""
+    found = []
+    for name, value in metrics.items():
+        judge, _, metric = name.rpartition("/")
+        if metric == "invalid_frac" and value == 1.0:
+            found.append(
+                f"{judge}: not one of its judgements could be read, so it scored "
+                "nothing: look at some in the records, and whether the template asks "
+                "for what the parser reads"
+            )
+        if metric == "tied_frac" and value == 1.0:
+            found.append(
+                f"{judge}: it gave all completions of each prompt the same score, so "
+                "it prefers none"
+            )
     return found

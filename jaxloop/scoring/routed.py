@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 
 from jaxloop.records import Prompt, Scored
 from jaxloop.scoring import scorer as scorers
-from jaxloop.scoring.scorer import Groups, Models, Scorer
+from jaxloop.scoring.parts import named
+from jaxloop.scoring.scorer import Groups, Models, OfModels, Scorer
 
 
 @dataclass(frozen=True)
@@ -21,12 +22,22 @@ class Routed:
     otherwise: Scorer
     by: str = "set"
 
+    def __post_init__(self):
+        known: dict[str, OfModels] = {}
+        for scorer in self._scorers():
+            for name, part in named(scorer).items():
+                if known.setdefault(name, part) != part:
+                    raise ValueError(
+                        f"Routed: different judges call their scores {name!r}: give "
+                        "each a `name` of its own, or metrics mix them"
+                    )
+
     def check(self, prompts: Sequence[Prompt]) -> None:
         for scorer, places in self._parts(prompts):
             scorers.check(scorer, [prompts[place] for place in places])
 
     def close(self) -> None:
-        for scorer in (self.otherwise, *(scorer for _, scorer in self.routes)):
+        for scorer in self._scorers():
             scorers.close(scorer)
 
     def with_models(self, models: Models) -> "Routed":
@@ -41,6 +52,9 @@ class Routed:
             rows = scorer([prompts[i] for i in places], [rollouts[i] for i in places])
             scored |= dict(zip(places, rows, strict=True))
         return [scored[place] for place in range(len(prompts))]
+
+    def _scorers(self) -> list[Scorer]:
+        return [self.otherwise, *(scorer for _, scorer in self.routes)]
 
     def _parts(self, prompts: Sequence[Prompt]) -> list[tuple[Scorer, list[int]]]:
         """Each scorer that has prompts, and their places."""

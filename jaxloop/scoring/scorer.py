@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxloop.records import Prompt, Rollout, Score, Scored
 from jaxloop.sampling.settings import Sampling
+from jaxloop.scoring.endpoint import By
 
 Groups = Sequence[tuple[Rollout, ...]]
 """The rollouts of each prompt."""
@@ -28,11 +29,17 @@ class Scorer(Protocol):
 class Models(Protocol):
     """What a loop lets scorers ask of models. Items are (prompt, rollout)."""
 
+    @property
+    def previous(self) -> "Models":
+        """The same with the previous round's policy in the policy's place; in a first
+        round the policy itself."""
+        ...
+
     def logps(
-        self, items: Sequence[tuple[Prompt, Rollout]], *, first: bool = False
+        self, items: Sequence[tuple[Prompt, Rollout]], *, by: str = "policy"
     ) -> np.ndarray:
-        """(N,): summed log-probability of each completion, under the policy or under
-        the `first` model, which the recipe started from."""
+        """(N,): summed log-probability of each completion, under the "policy", the
+        "first" model, which the recipe started from, or that of a directory."""
         ...
 
     def outputs(
@@ -42,20 +49,25 @@ class Models(Protocol):
         the model in the directory `path`."""
         ...
 
-    def prompts(self, texts: Mapping[str, str], *, by: str = "policy") -> list[Prompt]:
+    def tokens(self, text: str) -> tuple[int, ...]:
+        """Of a text as the policy writes it, nothing added."""
+        ...
+
+    def prompts(self, texts: Mapping[str, str], *, by: By = "policy") -> list[Prompt]:
         """Requests to a model, as its tokenizer and chat template have them: a prompt
         for each id and text."""
         ...
 
-    def special_tokens(self, *, by: str = "policy") -> Collection[str]:
+    def special_tokens(self, *, by: By = "policy") -> Collection[str]:
         """What no text that others wrote may spell in a request to that model."""
         ...
 
     def write(
-        self, prompts: Sequence[Prompt], sampling: Sampling, *, by: str = "policy"
+        self, prompts: Sequence[Prompt], sampling: Sampling, *, by: By = "policy"
     ) -> list[tuple[Rollout, ...]]:
         """What a model answers to such prompts: the "policy", the "first" model, which
-        the recipe started from, or that of a directory."""
+        the recipe started from, that of a directory, or an endpoint. () to a prompt
+        that leaves no room for an answer."""
         ...
 
 

@@ -41,9 +41,9 @@ from jaxloop.selection.length_control import (
 from jaxloop.selection.overlap import Decontaminate, Dedupe
 from jaxloop.selection.pool_filters import RIP, MinimumScore, RIPBounds
 from jaxloop.selection.pseudo_labels import (
+    FirstAgreement,
     PseudoLabels,
     label_weights,
-    prompt_weights,
     vote_matrix,
 )
 from jaxloop.selection.selectors import (
@@ -75,6 +75,7 @@ __all__ = [
     "CorrectIncorrect",
     "Decontaminate",
     "Dedupe",
+    "FirstAgreement",
     "GroupAdvantage",
     "JointOrder",
     "JointScore",
@@ -112,7 +113,6 @@ __all__ = [
     "label_weights",
     "pair_metrics",
     "process_advantages",
-    "prompt_weights",
     "rewards_of",
     "spearman",
     "to_go",

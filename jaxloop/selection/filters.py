@@ -6,9 +6,9 @@ A filter is called with the scored prompts and gives (those kept, how many it dr
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from jaxloop.records import Pair, Scored
+from jaxloop.records import Pair, Scored, without_extra
 from jaxloop.selection.advantages import column_of
-from jaxloop.selection.selectors import CORRECT, votes_of
+from jaxloop.selection.selectors import CORRECT, voters, votes_of
 
 
 @dataclass(frozen=True)
@@ -27,18 +27,18 @@ class MinVote:
         return kept, len(scored) - len(kept)
 
     def _agreed(self, row: Scored) -> bool:
-        known = [score for score in row.scores if score.value is not None]
-        most = max((votes_of(row.prompt, score)[0] for score in known), default=0)
+        voting = [s for s in without_extra(row).scores if s.value is not None]
+        most = max((votes_of(row.prompt, score)[0] for score in voting), default=0)
         # 0.55 * 100 is a little more than 55 in floats.
-        return most > 0 and most >= self.minimum * len(row.rollouts) - 1e-9
+        return most > 0 and most >= self.minimum * voters(row) - 1e-9
 
 
 @dataclass(frozen=True)
 class PassRate:
     """Prompts that are answered correctly sometimes: low < pass rate < high.
 
-    The rate is over the scored rollouts; correct is a score above `threshold`. A prompt
-    without scored rollouts is dropped.
+    The rate is over the scored rollouts but the `extra` ones; correct is a score above
+    `threshold`. A prompt without scored rollouts is dropped.
     """
 
     low: float = 0.0
@@ -54,7 +54,8 @@ class PassRate:
         return kept, len(scored) - len(kept)
 
     def _between(self, row: Scored) -> bool:
-        values = [score.value for score in row.scores if score.value is not None]
+        scores = without_extra(row).scores
+        values = [score.value for score in scores if score.value is not None]
         if not values:
             return False
         rate = sum(value > self.threshold for value in values) / len(values)
@@ -100,7 +101,7 @@ class AnswerConsistency:
         }
         own = votes.pop(declared, 0)
         # 0.55 * 100 is a little more than 55 in floats.
-        enough = own >= self.minimum * len(row.rollouts) - 1e-9
+        enough = own >= self.minimum * voters(row) - 1e-9
         return own > max(votes.values(), default=0) and enough
 
 

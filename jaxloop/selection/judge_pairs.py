@@ -29,6 +29,7 @@ class JudgePairs:
     pairs: int = 1
     """Requests of a prompt that are looked at, those that disagree most first."""
     produces: ClassVar[Produces] = "pairs"
+    of_judgements: ClassVar[bool] = True
 
     def __post_init__(self):
         if self.pairs < 1 or not self.gap >= 0:

@@ -1,7 +1,7 @@
 """Pairs by score that do not teach to be long: two rules that look at length as well.
 
 How long a completion is, is said by a function of the rollout: `characters`,
-`token_count`, or your own (of what follows a thought, say).
+`token_count`, `CharactersOf` (of what follows a thought, say), or your own.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,6 +32,16 @@ def characters(rollout: Rollout) -> float:
 def token_count(rollout: Rollout) -> float:
     """The end of the sequence included."""
     return len(rollout.token_ids)
+
+
+@dataclass(frozen=True)
+class CharactersOf:
+    """Of what `extract` finds in the text; 0 where it finds nothing."""
+
+    extract: Callable[[str], str | None]
+
+    def __call__(self, rollout: Rollout) -> float:
+        return len(self.extract(rollout.text) or "")
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,12 @@
 
 RESTRAIN (arXiv 2510.02172) is a chain of parts:
 
-    PromptWeight(NegativeOffset(PseudoLabels(GroupAdvantage(), width), minimum, offset))
+    FirstAgreement(
+        NegativeOffset(PseudoLabels(GroupAdvantage(), width), minimum, offset), width
+    )
 
-`prompt_weights` makes the column that `PromptWeight` reads. Its numbers (width,
-`minimum`, `offset`) are unknown here: they are yours to choose.
+with the scorer `FirstVote`. Its numbers (the widths, `minimum`, `offset`) are unknown
+here: they are yours to choose.
 
 Shapes: P prompts, G samples, M labels of a prompt.
 """
@@ -15,8 +17,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from jaxloop.records import Prompt, Score, Scored
-from jaxloop.selection.advantages import Advantage, advantages_of, rewards_of
+from jaxloop.records import Score, Scored
+from jaxloop.selection.advantages import (
+    Advantage,
+    advantages_of,
+    components_of,
+    rewards_of,
+)
 from jaxloop.selection.selectors import votes_of
 
 
@@ -114,34 +121,37 @@ class PseudoLabels:
         return advantages_PG.astype(np.float32)
 
 
-def prompt_weights(
-    scored: Sequence[Scored],
-    *,
-    width: float,
-    centre: float = 1.0,
-    column: str = "weight",
-) -> list[Prompt]:
-    """The prompts, with how far the model that was sampled agrees with itself on them.
+@dataclass(frozen=True)
+class FirstAgreement:
+    """A prompt counts by how far the first model agrees with itself on it.
 
-    u_x = g(most votes / samples), g `gaussian`, in the field `column` of the data
+    A := u A, u = g(c / n), c the most votes of the first model's n samples
 
-    RESTRAIN's prompt weights (arXiv 2510.02172), which the first model gives once and
-    for all, before the training. A prompt without a vote gets g(0).
+    RESTRAIN's prompt weights (arXiv 2510.02172), g `gaussian`. Wants the component
+    that the scorer `FirstVote` adds.
+    Use: with pseudo-labels; what the model knows leads the training from the start.
+    Names: -.
     """
 
-    def most(row: Scored) -> float:
-        known = [score for score in row.scores if score.value is not None]
-        votes = max((votes_of(row.prompt, score)[0] for score in known), default=0)
-        return votes / max(len(row.rollouts), 1)
+    advantage: Advantage
+    width: float
+    """Of the Gaussian, in shares of the votes."""
+    centre: float = 1.0
+    """The share of votes that counts most."""
+    component: str = "first_vote"
+    """The score's component that holds that share."""
 
-    weights = (
-        float(gaussian(np.array(most(row)), width=width, centre=centre))
-        for row in scored
-    )
-    return [
-        replace(row.prompt, columns={**row.prompt.columns, column: weight})
-        for row, weight in zip(scored, weights, strict=True)
-    ]
+    def __post_init__(self):
+        if not self.width > 0:
+            raise ValueError(f"FirstAgreement: width = {self.width} must be above 0")
+
+    def of_scored(self, scored: Sequence[Scored]) -> np.ndarray:
+        share_PG = components_of(scored, self.component)
+        advantages_PG = advantages_of(scored, self.advantage)
+        # Samples without an answer have no component, and no advantage to weigh.
+        known_PG = np.where(np.isnan(share_PG), 0.0, share_PG)
+        weight_PG = gaussian(known_PG, width=self.width, centre=self.centre)
+        return (advantages_PG * weight_PG).astype(np.float32)
 
 
 def _rewarded(row: Scored, rewards_G: np.ndarray) -> Scored:

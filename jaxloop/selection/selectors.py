@@ -62,11 +62,13 @@ class CorrectIncorrect:
     """`pairs` different (correct, incorrect) combinations a prompt, drawn at random
     without replacement, fewer where there are fewer (IRPO, Pang et al. 2024).
 
-    Identical texts count once. Correct is a score above `threshold`.
+    Identical texts count once. Correct is a score above `threshold`. `extra` samples
+    are only ever the incorrect ones.
     """
 
     pairs: int = 1
     threshold: float = CORRECT
+    spares_extra: ClassVar[bool] = True
     produces: ClassVar[Produces] = "pairs"
 
     def __post_init__(self):
@@ -80,6 +82,7 @@ class CorrectIncorrect:
         for row in scored:
             candidates = _distinct(known(row))
             right = [c for c in candidates if value_of(c[1]) > self.threshold]
+            right = [c for c in right if not c[0].extra]
             wrong = [c for c in candidates if value_of(c[1]) <= self.threshold]
             total = len(right) * len(wrong)
             if not total:
@@ -96,8 +99,13 @@ class CorrectIncorrect:
 class VoteClusters:
     """A random member of the most voted answer against one of the least voted (ScPO,
     Prasad et al. 2024, section 2). Among clusters of equal votes one is drawn; a prompt
-    whose answers all have equally many votes gives none. Needs a scorer that votes."""
+    whose answers all have equally many votes gives none. Needs a scorer that votes.
 
+    `extra` samples are only ever rejected; an answer that no other sample gives has no
+    vote, and so is among the least voted.
+    """
+
+    spares_extra: ClassVar[bool] = True
     produces: ClassVar[Produces] = "pairs"
 
     def __call__(
@@ -111,15 +119,18 @@ class VoteClusters:
             for candidate in known(row):
                 key = votes_of(row.prompt, candidate[1])
                 clusters.setdefault(key, []).append(candidate)
-            if not clusters:
+            voting = {
+                key: ordinary
+                for key, members in clusters.items()
+                if (ordinary := [each for each in members if not each[0].extra])
+            }
+            most = max((votes for votes, _ in voting), default=0)
+            least = min((votes for votes, _ in clusters), default=0)
+            if most <= least:
                 continue
-            most = max(votes for votes, _ in clusters)
-            least = min(votes for votes, _ in clusters)
-            if most == least:
-                continue
-            chosen = _member(clusters, most, rng)
+            chosen = _member(voting, most, rng)
             rejected = _member(clusters, least, rng)
-            of = len(row.rollouts)
+            of = voters(row)
             reason = (
                 f"{_told(chosen[1])} has {most} of {of} votes, "
                 f"{_told(rejected[1])} has {least}"
@@ -214,6 +225,11 @@ def votes_of(prompt: Prompt, score: Score) -> tuple[int, str]:
             "scorer that votes, such as MajorityVote()"
         )
     return score.votes, score.answer
+
+
+def voters(row: Scored) -> int:
+    """k: the samples of the prompt, without those that a recipe draws as `extra`."""
+    return sum(not rollout.extra for rollout in row.rollouts)
 
 
 def known(row: Scored) -> list[Candidate]:

@@ -120,7 +120,8 @@ class PromptWeight:
 
     A := weight of the prompt x A
 
-    RESTRAIN's prompt weights, computed once by the first model (arXiv 2510.02172).
+    Our own: weights that are known before the run. RESTRAIN's, by the first model's
+    agreement with itself, are `FirstAgreement`.
     Use: to trust some prompts more than others.
     Names: -.
     """

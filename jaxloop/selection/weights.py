@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from jaxloop.records import Pair, Scored
-from jaxloop.selection.selectors import votes_of
+from jaxloop.selection.selectors import voters, votes_of
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,6 @@ class VoteMargin:
             }
             most, _ = votes_of(row.prompt, by_index[pair.chosen.index])
             least, _ = votes_of(row.prompt, by_index[pair.rejected.index])
-            return (most - least) / len(row.rollouts)
+            return (most - least) / voters(row)
 
         return [replace(pair, weight=weight(pair)) for pair in pairs]

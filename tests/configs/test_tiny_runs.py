@@ -97,6 +97,7 @@ FULL = pytest.mark.full
         pytest.param("scpo", "tiny", "pairs.jsonl", None, marks=FULL),
         pytest.param("rft", "tiny", "demonstrations.jsonl", None, marks=FULL),
         pytest.param("online_dpo", "tiny", "*.jsonl", 0, marks=FULL),
+        pytest.param("online_dpo", "tiny-grpo", "*.jsonl", 0, marks=FULL),
         pytest.param("online_dpo", "tiny-semi", "*.jsonl", 9, marks=FULL),
         pytest.param("online_dpo", "tiny-offline", "*.jsonl", 29, marks=FULL),
     ],

@@ -45,11 +45,13 @@ def contents(out: Path) -> dict:
     reader = Checkpointer(out / "checkpoints", read_only=True)
     step = reader.latest_good()
     assert step is not None
+    summary = json.loads((out / "summary.json").read_text())
     return {
         "metrics": [comparable(line) for line in lines],
         "records": {str(p.relative_to(out)): p.read_bytes() for p in records},
         "arrays": arrays(reader, step),
-        "accuracy": json.loads((out / "summary.json").read_text())["accuracy"],
+        "accuracy": summary["accuracy"],
+        "best": summary.get("best"),
     }
 
 
@@ -73,6 +75,7 @@ def assert_same(a: dict, b: dict) -> None:
         assert data == b["records"][name], name
     assert a["arrays"] == b["arrays"]
     assert a["accuracy"] == b["accuracy"]
+    assert a["best"] == b["best"]
 
 
 def check(folder: Path, kind: str, points: list[str]) -> None:

@@ -10,10 +10,11 @@ KILLS = {
     "grpo": ["evaluate:1", "score:3", "update:3", "place:1", "term:2"],
     "semi_online": ["update:6", "score:2", "reference:3", "seal:1"],
     "ppo": ["update:7", "score:2", "place:1"],
+    "meta": ["score:2", "update:6", "place:1"],
 }
 
 
-LONG = {"semi_online": pytest.mark.full}
+LONG = {"semi_online": pytest.mark.full, "meta": pytest.mark.full}
 
 
 @pytest.mark.parametrize(

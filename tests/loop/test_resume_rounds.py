@@ -11,12 +11,14 @@ KILLS = {
         *("reference:2", "update:2", "seal:1", "evaluate:2", "term:1"),
     ],
     "judged": ["judge:2", "judged:1", "term:1"],
+    "changing": ["sample:1", "update:3", "evaluate:2", "judge:1", "update:2", "seal:1"],
     "offline": ["update:5", "reference:1", "update:3", "evaluate:2", "term:1"],
     "rft": ["update:3", "sample:1", "score:2", "update:2", "seal:1", "term:1"],
 }
 
 
-LONG = {"rft": pytest.mark.full}  # imitation: the others cover what it does
+# Imitation, and settings that change: the others cover most of what they do.
+LONG = {"rft": pytest.mark.full, "changing": pytest.mark.full}
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,14 @@ import numpy as np
 from jaxloop.experiment import Characters, Checkpointing, Config, Model
 from jaxloop.loop.recipe import (
     Evaluation,
+    From,
     OfflineStage,
     Online,
     Recipe,
     Rounds,
     SupervisedStage,
 )
+from jaxloop.losses import preference
 from jaxloop.losses.objectives import (
     GAE,
     Mixture,
@@ -27,9 +29,12 @@ from jaxloop.models.decoder import ModelShape
 from jaxloop.prompts.dataset import Dataset
 from jaxloop.records import Demonstration, Labelled, Prompt, Rollout, Score, Scored
 from jaxloop.sampling.settings import Sampling
-from jaxloop.scoring import Judge
+from jaxloop.scoring import Judge, MetaJudged, WithPrevious
+from jaxloop.scoring.judge import both_orders
+from jaxloop.selection import JudgePairs, Streams
 from jaxloop.selection.advantages import GroupAdvantage
-from jaxloop.selection.selectors import AllCorrect, BestWorst
+from jaxloop.selection.consistency import RankConsistency
+from jaxloop.selection.selectors import AllCorrect, BestWorst, CorrectIncorrect
 from jaxloop.training.optimizer import Optimizer
 
 
@@ -88,13 +93,19 @@ def share_of_nines(text: str, shown: int) -> tuple[float, ...] | None:
     return (text.count("9") / len(text),) if text else None
 
 
+def nines_against_ones(text: str, shown: int) -> tuple[float, ...] | None:
+    """Two numbers that any model gives: how many nines it writes, and how many ones."""
+    return (float(text.count("9")), float(text.count("1"))) if text else None
+
+
 SAMPLING = Sampling(n=4, max_new_tokens=8, rows=16, prefill_rows=8, chunk=4)
 OPTIMIZER = Optimizer(learning_rate=1e-2, warmup=2, schedule="linear")
 
 
 def config(kind: str, out, **changes) -> Config:
-    """`kind`: dpo, rft, judged (by itself), grpo, semi_online, ppo (two updates a step)
-    or offline."""
+    """`kind`: dpo, rft, judged (by itself), cream (and by the model before), changing
+    (from round to round, with extra samples), grpo, semi_online, meta (that, judging
+    its judgements too), ppo (two updates a step) or offline."""
     recipes = {
         "dpo": Recipe(
             SAMPLING,
@@ -139,6 +150,38 @@ def config(kind: str, out, **changes) -> Config:
             truth=CountNines(),
         ),
     )
+    recipes["cream"] = replace(
+        recipes["judged"],
+        scorer=WithPrevious(recipes["judged"].scorer),
+        weighting=RankConsistency(),
+        objective=Pairwise(preference.soft, beta=0.1),
+    )
+    recipes["changing"] = replace(
+        recipes["dpo"],
+        selector=CorrectIncorrect(pairs=2, threshold=0.2),
+        extra=replace(SAMPLING, n=2, temperature=2.0),
+        changes=(
+            From(2, "sampling.temperature", 1.5),
+            From(2, "scorer", recipes["judged"].scorer),
+            From(2, "selector", BestWorst()),
+            From(2, "extra", None),
+            From(2, "objective.beta", 0.5),
+        ),
+    )
+    meta = Judge(
+        template="{question}{judgement_A}{judgement_B}=",
+        parse=nines_against_ones,
+        show=both_orders,
+        sampling=replace(SAMPLING, n=1),
+        shown_as="judgement",
+        guarded=False,
+        name="meta_judge",
+    )
+    recipes["meta"] = replace(
+        recipes["semi_online"],
+        scorer=MetaJudged(recipes["judged"].scorer, meta),
+        selector=Streams((BestWorst(), JudgePairs())),
+    )
     recipes["ppo"] = replace(
         recipes["grpo"],
         objective=Mixture((Policy(), Value()), (1.0, 0.5)),
@@ -164,7 +207,9 @@ def config(kind: str, out, **changes) -> Config:
             sampling=replace(SAMPLING, n=1, temperature=0.0),
             every=3,
         ),
-        checkpoint=Checkpointing(every=2),
+        checkpoint=Checkpointing(
+            every=2, best="eval/accuracy" if kind == "changing" else ""
+        ),
         mesh=MeshShape(data=1),
         tensorboard=False,
         out=str(out),

@@ -124,7 +124,7 @@ class Trial:
     def _updates(self, params, rate):
         bench, recipe = self.bench, self.recipe
         memory = memory_of(recipe.objective)
-        step = bench.train_step(recipe.objective, recipe.optimizer, start=self.start)
+        step = bench.train_step(recipe.objective, recipe.optimizer)
         shardings = bench.shardings(recipe.optimizer, memory)
         figures = []
         with jax.set_mesh(bench.mesh):

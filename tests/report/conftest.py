@@ -233,6 +233,14 @@ def make_run():
 
 
 @pytest.fixture(scope="session")
+def judged(tmp_path_factory):
+    """The folder of a run with judges."""
+    from tests.report.judged_run import build
+
+    return build(tmp_path_factory.mktemp("judged"))
+
+
+@pytest.fixture(scope="session")
 def hostile():
     return HOSTILE
 

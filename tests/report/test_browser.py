@@ -12,6 +12,8 @@ from html import unescape
 import pytest
 
 from jaxloop.report.build import build_report
+from jaxloop.report.folder import read_run
+from jaxloop.report.tables import read_sets, rollout_sets
 
 pytestmark = pytest.mark.browser
 
@@ -42,11 +44,13 @@ def browser():
 
 
 @pytest.fixture(scope="module")
-def look(browser, finished, tmp_path_factory):
-    """look("#q=text") is the page's DOM after its script ran."""
-    address = build_report(finished).as_uri()
+def look(browser, finished, judged, tmp_path_factory):
+    """look("#q=text") is the page's DOM after its script ran; `judge=True`: that of a
+    run with judges."""
+    pages = [build_report(run).as_uri() for run in (finished, judged)]
 
-    def dump(fragment="", *flags):
+    def dump(fragment="", *flags, judge=False):
+        address = pages[judge]
         profile = tmp_path_factory.mktemp("profile")
         done = subprocess.run(
             [
@@ -148,4 +152,68 @@ def test_a_picture_is_taken(look, tmp_path, size, scheme):
     dark = ["--blink-settings=preferredColorScheme=0"] if scheme == "dark" else []
     look("", f"--window-size={size}", f"--screenshot={path}", *dark)
     assert path.read_bytes().startswith(b"\x89PNG")
+    assert path.stat().st_size > 10_000
+
+
+@pytest.fixture(scope="module")
+def judgements(look):
+    return look("#open=all", judge=True)
+
+
+def kinds(part):
+    """The numbers on the buttons above the judgements, by kind."""
+    found = re.findall(r'class="flip (\w+)"[^>]*><b>(\d+)</b>', part)
+    return {kind: int(number) for kind, number in found}
+
+
+def test_judgements_are_counted_by_what_is_wrong_with_them(look, judgements, judged):
+    last = rollout_sets(read_sets(read_run(judged)), None)[-1]
+    cases = [case for p in last["prompts"] for case in p.get("judged", ())]
+    part = view(judgements, "judgements")
+    assert kinds(part) == {
+        "orders": sum(case.get("agree") is False for case in cases),
+        "invalid": sum(case["invalid"] > 0 for case in cases),
+        "wrong": sum(case.get("wrong", False) for case in cases),
+        "spread": sum(case["spread"] > 0 for case in cases),
+    }
+    assert count(part) == f"{len(cases)} of {len(cases)} cases"
+    assert "What the judge read" in part
+    only = view(look("#jshow=orders&open=all", judge=True), "judgements")
+    assert count(only).split()[0] == str(kinds(part)["orders"])
+    rows = only.split("the two orders disagree</span>")
+    assert len(rows) - 2 == min(kinds(part)["orders"], 12)  # one is the button
+
+
+def test_each_answer_has_its_judgements_beside_it(look):
+    part = view(look("#q=tides-0&open=all", judge=True), "rollouts")
+    assert part.count('class="judged"') == 4
+    assert part.count("judge against #") == 12
+    assert "invalid" in view(look("#q=meta&open=all", judge=True), "rollouts")
+
+
+def test_hostile_judgements_are_shown_as_text(look, hostile):
+    dom = look("#jq=hostile&q=hostile&open=all", judge=True)
+    assert dom.count("<script") == 2
+    assert "<img" not in dom
+    shown = unescape(view(dom, "judgements"))
+    for text in hostile[:3]:
+        assert text in shown
+
+
+def test_what_was_left_out_is_listed_with_reasons(look):
+    part = view(look("#pshow=left", judge=True), "pairs")
+    assert count(part) == "3 of 3 prompts in this file that gave none"
+    assert "filter 0 RIP" in part
+
+
+def test_labelled_completions_can_be_filtered(look):
+    part = view(look("#lshow=avoid", judge=True), "labelled")
+    assert count(part) == "1 of 2 completions"
+
+
+@pytest.mark.parametrize("size", ["1280,900", "390,844"], ids=["laptop", "phone"])
+def test_a_picture_of_judges_is_taken(look, tmp_path, size):
+    path = tmp_path / "page.png"
+    flags = (f"--window-size={size}", f"--screenshot={path}")
+    look("#open=all", *flags, judge=True)
     assert path.stat().st_size > 10_000

@@ -9,13 +9,9 @@ from jaxloop.records import Rollout
 from jaxloop.report import tables
 from jaxloop.report.curves import accuracy_by_round
 from jaxloop.report.folder import evaluation_label, evenly, read_run
-from jaxloop.report.tables import (
-    comparison,
-    fit,
-    rollout_sets,
-    rollout_view,
-)
+from jaxloop.report.tables import comparison, read_sets, rollout_sets
 from jaxloop.report.tokens import LEVELS, encode_logps, find_decoder, piece_lengths
+from jaxloop.report.views import fit, rollout_view
 
 
 def completion(text, tokens, stop="eos"):
@@ -110,7 +106,7 @@ def test_fitting_is_even_deterministic_and_within_the_budget():
 
 def test_rounds_are_counted_from_one(finished):
     run = read_run(finished)
-    labels = [one["label"] for one in rollout_sets(run, None)]
+    labels = [one["label"] for one in rollout_sets(read_sets(run), None)]
     assert labels == ["Round 1", "Round 2", "Round 3"]
     assert [file.label for file in run.evaluations][:2] == ["Before", "After round 1"]
     assert evaluation_label("step_000120") == "Step 120"
@@ -119,7 +115,7 @@ def test_rounds_are_counted_from_one(finished):
 def test_a_big_run_stays_small(monkeypatch, make_run, tmp_path):
     monkeypatch.setattr(tables, "ROLLOUT_BYTES", 300_000)
     run = read_run(make_run(tmp_path / "big", rounds=2, prompts=230, held_out=3, n=8))
-    sets = rollout_sets(run, None)
+    sets = rollout_sets(read_sets(run), None)
     sizes = [len(json.dumps(x["prompts"], ensure_ascii=False).encode()) for x in sets]
     assert [one["total"] for one in sets] == [238, 238]
     assert all(100_000 < size <= 150_000 for size in sizes)
@@ -156,7 +152,7 @@ def test_groups_of_online_runs_show_their_advantages(tmp_path, group_line):
     folder.mkdir(parents=True)
     (folder / "step_000012.jsonl").write_text(group_line * 2)
     (tmp_path / "metrics.jsonl").write_text("")
-    (one,) = rollout_sets(read_run(tmp_path), None)
+    (one,) = rollout_sets(read_sets(read_run(tmp_path)), None)
     assert one["label"] == "Step 12"
     advantages = [rollout["adv"] for rollout in one["prompts"][0]["rollouts"]]
     assert advantages == [0.5, -0.5, 0.25, -0.25]
@@ -168,7 +164,7 @@ def test_records_that_cannot_be_read_are_said(make_run, tmp_path, torn):
     with (out / "records/round_000/rollouts.jsonl").open("a") as file:
         file.write(torn)
     run = read_run(out)
-    (one,) = rollout_sets(run, None)
+    (one,) = rollout_sets(read_sets(run), None)
     assert len(one["prompts"]) == 10
     assert bool(run.notes) == torn.endswith("\n")
 
@@ -182,6 +178,6 @@ def test_online_runs_are_compared_by_step(online):
     assert series is not None
     assert series.x == (20, 30, 40, 50)
     assert series.y == (0.3, 0.6, 0.7, 0.9)
-    labels = [one["label"] for one in rollout_sets(run, None)]
+    labels = [one["label"] for one in rollout_sets(read_sets(run), None)]
     assert len(labels) == tables.SETS
     assert (labels[0], labels[-1]) == ("Step 0", "Step 29")

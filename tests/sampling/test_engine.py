@@ -14,7 +14,7 @@ import pytest
 from jaxloop.mesh import MeshShape, make_mesh
 from jaxloop.models.decoder import unembedding
 from jaxloop.records import Prompt
-from jaxloop.sampling.engine import Engine, cache_bytes
+from jaxloop.sampling.engine import Engine, cache_bytes, common_head
 from jaxloop.sampling.harvest import Table
 from jaxloop.sampling.settings import Sampling
 from jaxloop_kernels.lm_head.reference import lm_head
@@ -295,3 +295,74 @@ def test_cache_bytes_counts_the_arrays(engine):
     expected = decoding + a_slot * BASE.prefill_rows * 16
     assert cache_bytes(SHAPE, BASE, 11, "float32") == expected
     assert cache_bytes(SHAPE, BASE, 11, "bfloat16", parts=2) == expected / 4
+
+
+HEAD = tuple(np.random.default_rng(3).integers(3, SHAPE.vocab, 70).tolist())
+
+
+def behind_a_head(count: int, longest: int = 40) -> list[Prompt]:
+    return [
+        replace(prompt, token_ids=HEAD + prompt.token_ids)
+        for prompt in prompts(count, longest=longest)
+    ]
+
+
+def test_a_shared_head_changes_nothing_but_rounding(engine, params):
+    asked = behind_a_head(7)
+    assert common_head(asked) == 64  # 70, in whole blocks
+    plain = engine.sample(params, asked, BASE, key=KEY)
+    shared = engine.sample(params, asked, BASE, key=KEY, shared=64)
+    for ours, theirs in zip(sum(shared, ()), sum(plain, ()), strict=True):
+        assert ours.token_ids == theirs.token_ids
+        np.testing.assert_allclose(ours.logps, theirs.logps, atol=1e-5)
+    assert len({r.token_ids for row in shared for r in row}) > 15
+
+
+def test_samples_behind_a_head_do_not_depend_on_the_batch(engine, params):
+    asked = behind_a_head(7)
+    many = engine.sample(params, asked, BASE, key=KEY, shared=64)
+    few = engine.sample(params, asked[5:2:-1], BASE, key=KEY, shared=64)
+    assert few == many[5:2:-1]
+    before = dict(engine.compiled)
+    engine.sample(params, asked[:2], BASE, key=jax.random.key(1), shared=64)
+    assert dict(engine.compiled) == before
+
+
+def test_what_follows_a_head_is_padded_by_itself(engine, params):
+    """A prompt of 70 + 5 tokens takes 64 + 16 slots, not 128."""
+    asked = behind_a_head(2, longest=5)
+    shapes = []
+    run, engine._prefill_rest = (
+        engine._prefill_rest,
+        lambda *args: shapes.append(args[3].shape) or run(*args),
+    )
+    try:
+        engine.sample(params, asked, BASE, key=KEY, shared=64)
+    finally:
+        engine._prefill_rest = run
+    assert shapes == [(BASE.prefill_rows, 16)]
+
+
+@pytest.mark.parametrize(
+    ("ids", "shared"),
+    [
+        ([], 0),
+        ([(5,) * 80], 0),
+        ([(5,) * 80, (5,) * 80], 64),
+        ([(5,) * 64, (5,) * 90], 32),
+        ([(5,) * 70, (5,) * 50 + (6,) * 30, (5,) * 90], 32),
+        ([(5,) * 20, (5,) * 90], 0),
+    ],
+)
+def test_the_head_that_prompts_share(ids, shared):
+    assert common_head(with_ids(*ids)) == shared
+
+
+def test_a_head_that_is_not_shared_is_an_error(engine, params):
+    with pytest.raises(ValueError, match="first 64 tokens"):
+        engine.sample(params, prompts(3), BASE, key=KEY, shared=64)
+
+
+def test_the_longest_prompt_that_fits(engine):
+    assert engine.room(BASE) == SHAPE.max_positions - BASE.max_new_tokens
+    assert engine.room(replace(BASE, prompt_buckets=(64, 256))) == 256

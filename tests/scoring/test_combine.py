@@ -1,6 +1,6 @@
 """Votes, sums, the shuffled control, and what is logged of scores."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -12,8 +12,10 @@ from jaxloop.scoring import (
     After,
     Exact,
     Format,
+    Judge,
     Letter,
     MajorityVote,
+    MetaJudged,
     Numeric,
     Shuffled,
     Sum,
@@ -21,6 +23,7 @@ from jaxloop.scoring import (
     score_metrics,
     score_warnings,
 )
+from jaxloop.scoring.scorer import bind
 from tests.scoring.samples import prompt, rollouts, run
 
 
@@ -205,3 +208,13 @@ def test_warnings_say_what_keeps_a_run_from_learning():
     assert "nothing to learn" in score_warnings(score_metrics(scored_of([1.0, 1.0])))[0]
     late = score_warnings(score_metrics(scored_of([1.0, 0.0, "timeout"])))
     assert late == ["33% of the completions have the score 'timeout'"]
+
+
+def test_two_judges_of_one_name_are_found_at_once():
+    judge = Judge(template="{question}{answer}")
+    with pytest.raises(ValueError, match="2 parts call their scores 'judge'"):
+        Sum((judge, Shuffled(replace(judge, by="first"))))
+    with pytest.raises(ValueError, match="'meta_judge'"):
+        Sum((MetaJudged(), replace(judge, name="meta_judge")))
+    both = Sum((judge, replace(judge, name="other")))
+    assert bind(both, object()).scorers[1].scorer.name == "other"  # pyright: ignore

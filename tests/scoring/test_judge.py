@@ -47,7 +47,11 @@ class Scripted:
             for prompt in prompts
         ]
 
-    def logps(self, items, *, first: bool = False):
+    @property
+    def previous(self) -> "Scripted":
+        return self
+
+    def logps(self, items, *, by: str = "policy"):
         raise NotImplementedError
 
     def outputs(self, items, *, path: str = ""):
@@ -239,3 +243,12 @@ def test_a_judge_s_own_words_are_defused_and_only_completions_are_cut():
     assert "<quality>" not in text
     assert question.strip() in text
     assert "characters left out" in text
+
+
+def test_what_the_judge_has_no_room_for_is_unscored():
+    model = Scripted(lambda text: [] if len(text) > 20 else ["Score: 4"] * 3)
+    row = judged(POINTWISE, model, "short", "a very long answer")
+    assert values(row) == [4.0, None]
+    assert row.scores[1].status == "unscored"
+    assert row.judgements[1].rollouts == row.judgements[1].values == ()
+    assert from_json(Scored, to_json(row)) == row

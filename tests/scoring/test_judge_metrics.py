@@ -6,6 +6,7 @@ import pytest
 from jaxloop.evaluation.accuracy import evaluation_metrics
 from jaxloop.records import Judgement, Prompt, Rollout, Score, Scored
 from jaxloop.scoring.judge_metrics import judge_metrics
+from jaxloop.scoring.metrics import judge_warnings
 from tests.scoring import samples
 
 REQUEST = Prompt("request", "text", (1,))
@@ -116,9 +117,33 @@ def test_an_invalid_judgement_is_left_out_of_the_evaluation():
     assert evaluation_metrics([unread])["eval/accuracy"] == 0.0
 
 
+def test_judges_of_which_nothing_can_be_learned_are_said():
+    silent = [row([None, None], [judgement((0,), None), judgement((1,), None)])]
+    (said,) = judge_warnings(judge_metrics(silent))
+    assert "judge: not one of its judgements could be read" in said
+    (said,) = judge_warnings(judge_metrics([row([3.0, 3.0]), row([5.0, 5.0])]))
+    assert "the same score" in said
+    assert judge_warnings(judge_metrics([row([3.0, 3.0]), row([5.0, 4.0])])) == []
+
+
 def test_sets_are_measured_apart():
     named = samples.prompt(set="verdicts")
     other = Scored(named, samples.rollouts(named, "a"), (Score(0.0),))
     metrics = evaluation_metrics([row([1.0]), other])
     assert metrics["eval/accuracy"] == 1.0
     assert metrics["eval/verdicts/accuracy"] == 0.0
+
+
+def test_what_was_too_long_to_ask_is_counted():
+    found = judge_metrics(
+        [
+            row([3.0], [judgement((0,), (3.0,))]),
+            row([None], [judgement((0,))]),
+        ]
+    )
+    assert found["judge/too_long_frac"] == 0.5
+    assert found["judge/invalid_frac"] == 0.0
+    assert found["judge/unjudged_frac"] == 0.5
+    nothing = judge_metrics([row([None], [judgement((0,))])])
+    assert nothing["judge/too_long_frac"] == 1.0
+    assert "judge/invalid_frac" not in nothing

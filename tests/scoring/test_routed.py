@@ -1,8 +1,10 @@
 """Scorers by kind of prompt."""
 
+from dataclasses import replace
+
 import pytest
 
-from jaxloop.scoring import Exact, ImplicitReward, Numeric, Routed
+from jaxloop.scoring import Exact, ImplicitReward, Judge, Numeric, Routed, Sum
 from jaxloop.scoring.scorer import bind, check
 from tests.scoring import samples
 
@@ -36,3 +38,11 @@ def test_rows_are_checked_by_their_own_scorer():
 def test_models_reach_the_parts():
     routed = Routed((("a", ImplicitReward()),), ImplicitReward())
     assert bind(routed, object()).routes[0][1].models is not None  # pyright: ignore
+
+
+def test_different_judges_of_one_name_are_found_at_once():
+    judge = Judge(template="{question}{answer}")
+    other = replace(judge, by="first")
+    with pytest.raises(ValueError, match=r"Routed: different judges .* 'judge'"):
+        Routed((("a", judge),), Sum((Numeric(), other)))
+    Routed((("a", judge), ("b", judge)), replace(other, name="other"))

@@ -31,6 +31,7 @@ PACKAGED = {
         Verdict(tie=""),
         TWO,
     ),
+    "p_true": (("question", "answer"), YesNo(label=""), {"yes": (1,), "no": (0,)}),
     "pairwise": (PAIR, Verdict(), LETTERS),
     "pairwise_reference": ((*PAIR, "reference"), Verdict(), LETTERS),
     "pairwise_scores": (PAIR, Tagged(), {SCORES: (3, 3)}),

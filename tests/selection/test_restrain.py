@@ -1,6 +1,7 @@
 """RESTRAIN: pseudo-labels by votes, the penalty, prompt weights, and their chain."""
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,18 +12,17 @@ from jaxloop.records import Prompt, Rollout
 from jaxloop.scoring import After, MajorityVote, Shuffled
 from jaxloop.selection import (
     OPO,
+    FirstAgreement,
     GroupAdvantage,
     LeaveOneOut,
     NegativeOffset,
-    PromptWeight,
     PseudoLabels,
     groups,
     label_weights,
-    prompt_weights,
     vote_matrix,
 )
 from jaxloop.selection.pseudo_labels import gaussian
-from tests.selection.samples import row, voted, with_columns
+from tests.selection.samples import row, voted
 
 few = settings(max_examples=30)
 DR_GRPO = GroupAdvantage("none")
@@ -169,32 +169,40 @@ def test_a_unanimous_prompt_teaches_nothing(n, width, centre):
 
 
 def chain(advantage, width=0.5, minimum=0.5, offset=0.3):
-    return PromptWeight(NegativeOffset(PseudoLabels(advantage, width), minimum, offset))
+    pushed = NegativeOffset(PseudoLabels(advantage, width), minimum, offset)
+    return FirstAgreement(pushed, width=0.5)
+
+
+def trust(share: float) -> float:
+    """u of that agreement, in the chain."""
+    return float(gaussian(np.array(share), width=0.5))
 
 
 @few
-@given(answers, st.floats(0, 2), st.sampled_from([0.0, 0.5]))
-def test_weak_prompts_get_the_offset_alone(text, weight, width):
+@given(answers, st.floats(0, 1), st.sampled_from([0.0, 0.5]))
+def test_weak_prompts_get_the_offset_alone(text, share, width):
     """M < kappa: every rollout with an answer gets exactly -delta u_x."""
-    scored = [with_columns(voted("a", text), weight=weight)]
-    found_G = chain(GroupAdvantage(), width).of_scored(scored)[0]
+    scored = [agreed(voted("a", text), share), agreed(voted("b", "11"), share)]
+    found_G = chain(GroupAdvantage(), width).of_scored(scored)[0, : len(text)]
     votes = Counter(text.replace(".", ""))
     if max(votes.values(), default=0) < len(text) / 2:
-        expected_G = [0 if t == "." else np.float32(-0.3) * weight for t in text]
+        offset = np.float32(-0.3) * trust(share)
+        expected_G = [0 if t == "." else offset for t in text]
         np.testing.assert_allclose(found_G, expected_G, rtol=1e-6)
     else:
-        plain_G = PseudoLabels(GroupAdvantage(), width).of_scored(scored)[0]
-        np.testing.assert_allclose(found_G, weight * plain_G, rtol=1e-6)
+        plain_G = PseudoLabels(GroupAdvantage(), width).of_scored(scored[:1])[0]
+        np.testing.assert_allclose(found_G, trust(share) * plain_G, rtol=1e-6)
 
 
 def test_the_chain():
     scored = [
-        with_columns(voted("sure", "1112"), weight=0.5),
-        with_columns(voted("weak", "1234"), weight=2.0),
-        with_columns(voted("mute", "...."), weight=2.0),
+        agreed(voted("sure", "1112"), 0.5),
+        agreed(voted("weak", "1234"), 0.25),
+        agreed(voted("mute", "...."), 0.25),
     ]
     found_PG = chain(DR_GRPO, width=0.0).of_scored(scored)
-    expected_PG = [[0.125, 0.125, 0.125, -0.375], [-0.6] * 4, [0] * 4]
+    sure, weak = trust(0.5), trust(0.25)
+    expected_PG = [[0.25 * sure] * 3 + [-0.75 * sure], [-0.3 * weak] * 4, [0] * 4]
     np.testing.assert_allclose(found_PG, expected_PG, rtol=1e-6)
     made = groups(scored, chain(DR_GRPO, width=0.0))
     # What is logged as reward is the share of votes.
@@ -227,26 +235,36 @@ def test_the_shuffled_control_passes():
     assert np.isfinite(PseudoLabels(GroupAdvantage(), 0.3).of_scored(scored)).all()
 
 
-def test_prompt_weights():
-    scored = [
-        with_columns(voted("a", "1112"), answer="1"),
-        voted("b", "12.."),
-        voted("c", "...."),
-    ]
-    prompts = prompt_weights(scored, width=0.5)
-    shares = np.array([0.75, 0.25, 0.0])
-    found = [p.columns["weight"] for p in prompts]
-    np.testing.assert_allclose(found, gaussian(shares, width=0.5))
-    assert prompts[0].columns["answer"] == "1"
-    assert [p.id for p in prompts] == ["a", "b", "c"]
-    assert all(isinstance(weight, float) for weight in found)
-    # They are what the chain reads.
-    later = [with_columns(voted(p.id, "1112"), **p.columns) for p in prompts]
-    plain_PG = PseudoLabels(DR_GRPO, 0.5).of_scored(later)
-    np.testing.assert_allclose(
-        PromptWeight(PseudoLabels(DR_GRPO, 0.5)).of_scored(later),
-        plain_PG * np.array(found)[:, None],
-        rtol=1e-6,
+def agreed(scored, share, name="first_vote"):
+    """The row with the first model's agreement in its scores, as `FirstVote` puts it
+    there."""
+    scores = (
+        s if s.value is None else replace(s, components={name: share})
+        for s in scored.scores
     )
-    named = prompt_weights(scored, width=0.5, centre=0.25, column="trust")
-    assert named[1].columns == {"trust": 1.0}
+    return replace(scored, scores=tuple(scores))
+
+
+def test_the_first_models_agreement_weighs_a_prompt():
+    shares = np.array([1.0, 0.75, 0.25, 0.0])
+    scored = [agreed(voted(str(i), "1.12"), share) for i, share in enumerate(shares)]
+    plain_PG = PseudoLabels(DR_GRPO, 0.5).of_scored(scored)
+    assert (plain_PG[0] != 0).sum() == 3
+    for width, centre in ((0.5, 1.0), (0.1, 0.25)):
+        found_PG = FirstAgreement(PseudoLabels(DR_GRPO, 0.5), width, centre).of_scored(
+            scored
+        )
+        weights_P = gaussian(shares, width=width, centre=centre)
+        assert found_PG.dtype == np.float32
+        np.testing.assert_allclose(found_PG, plain_PG * weights_P[:, None], rtol=1e-6)
+
+
+def test_the_agreement_has_to_come_from_somewhere():
+    with pytest.raises(ValueError, match="no score has a component 'first_vote'"):
+        FirstAgreement(DR_GRPO, 0.5).of_scored([voted("a", "1112")])
+    with pytest.raises(ValueError, match=r"width = 0\.0 must be above 0"):
+        FirstAgreement(DR_GRPO, 0.0)
+    mixed = [voted("mute", "...."), agreed(voted("a", "1112"), 0.5)]
+    found_PG = FirstAgreement(PseudoLabels(DR_GRPO, 0.5), 0.5).of_scored(mixed)
+    assert (found_PG[0] == 0).all()
+    assert (found_PG[1] != 0).all()

@@ -1,0 +1,40 @@
+"""`jaxloop judge`: a judge over rows with answers, held against their labels."""
+
+import contextlib
+import sys
+from collections.abc import Sequence
+
+from jaxloop.cli.arguments import Help
+from jaxloop.cli.run import config_and_overrides, resolve
+from jaxloop.config.help import format_help
+from jaxloop.config.loading import load_config
+
+USAGE = """\
+jaxloop judge CONFIG.py[:VARIANT] [name=value ...]
+
+Runs the judge in evaluation.scorer over the answers that the rows of the data have, or
+that the model writes to them; prints how often it agrees with the rows' labels and with
+itself, and keeps every judgement in OUT/judgements.jsonl. Given again, an interrupted
+command goes on. With a config file, --help lists every setting.
+"""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the command; `argv` are the words after `judge`."""
+    rest = [word for word in argv if word not in ("-h", "--help")]
+    helping = len(rest) < len(argv)
+    if helping and not rest:
+        raise Help(USAGE)
+    spec, overrides = config_and_overrides(rest, USAGE)
+    default = load_config(spec)
+    if helping:
+        raise Help(f"{USAGE}\n{format_help(default)}")
+    config = resolve(default, overrides, ("--help",))
+
+    from jaxloop.loop.judging import judge
+
+    with contextlib.redirect_stdout(sys.stderr):  # progress; the result is for pipes
+        code, text = judge(config, argv=["jaxloop", "judge", *argv])
+    if text:
+        print(text)
+    return code

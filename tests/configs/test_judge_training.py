@@ -1,0 +1,194 @@
+"""Configs that train a judge: they start, explain themselves, and make a judge better.
+
+The long ones are marked: a minute each.
+"""
+
+import ast
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from configs import j1, judging, self_taught
+from jaxloop.cli.main import main
+from jaxloop.config import ConfigError, apply_overrides, load_config
+from jaxloop.experiment import Config, ModelTokenizer
+from jaxloop.loop.run import dry_run, run
+from jaxloop.loop.serve import convert_checkpoint
+from jaxloop.metrics import read_metrics
+from jaxloop.prompts.tokenizer import character_tokenizer
+from jaxloop.scoring.rubric import load_template
+from jaxloop.selection import GroupAdvantage
+
+CONFIGS = Path(j1.__file__).parent
+VARIANTS = {
+    "judging": list(judging.JUDGES),
+    "self_taught": list(self_taught.RECIPES),
+    "j1": list(j1.VARIANTS),
+}
+NAMED = [(name, variant) for name, variants in VARIANTS.items() for variant in variants]
+TINY = [(name, v) for name, v in NAMED if v and v.startswith("tiny")]
+REAL = [(name, v) for name, v in NAMED if (name, v) not in TINY]
+
+
+def spec(name: str, variant: str | None) -> str:
+    return f"{CONFIGS / name}.py" + (f":{variant}" if variant else "")
+
+
+@pytest.mark.parametrize(("name", "variant"), NAMED)
+def test_a_run_has_a_name_of_its_own(name, variant):
+    config = load_config(spec(name, variant))
+    assert config.name == (f"{name}-{variant}" if variant else name)
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.parametrize(("name", "variant"), TINY)
+def test_a_tiny_variant_starts_as_it_is(name, variant, devices):
+    config = load_config(spec(name, variant))
+    assert config.problems(config.model.shape, devices) == []
+
+
+@pytest.mark.parametrize(("name", "variant"), REAL)
+def test_a_real_one_asks_for_its_files(name, variant):
+    found = load_config(spec(name, variant)).problems(None, 8)
+    wanted = ["model.path=DIR", "data.train.pairs=FILE", "data.test.pairs=FILE"]
+    if name == "judging":
+        del wanted[1]
+    assert len(found) == len(wanted)
+    assert all(any(want in problem for problem in found) for want in wanted)
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory) -> list[str]:
+    """Overrides: a model directory (without weights) and preference rows."""
+    folder = tmp_path_factory.mktemp("real")
+    names = ("pairwise", "pairwise_scores", "pointwise")
+    texts = "".join(map(load_template, names)) + "".join(map(chr, range(32, 127)))
+    character_tokenizer("".join(sorted(set(texts)))).save(folder)
+    golden = Path(__file__).parents[1] / "golden" / "qwen2_tied" / "config.json"
+    shape = {"vocab_size": 128, "max_position_embeddings": 16384, "eos_token_id": 1}
+    (folder / "config.json").write_text(
+        json.dumps(json.loads(golden.read_text()) | shape)
+    )
+    overrides = [f"model.path={folder}"]
+    for split, numbers in (("train", range(512)), ("test", range(512, 520))):
+        rows = [
+            {"prompt": f"What is {i}?", "chosen": f"{i}, a number", "rejected": "no"}
+            for i in numbers
+        ]
+        file = folder / f"{split}.jsonl"
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        overrides.append(f"data.{split}.pairs={file}")
+    return overrides
+
+
+TRAINED = [(name, variant) for name, variant in REAL if name != "judging"]
+
+
+@pytest.mark.parametrize(("name", "variant"), TRAINED)
+def test_a_dry_run_of_a_real_one(name, variant, real, capsys):
+    assert main(["run", spec(name, variant), *real, "--dry-run"]) == 0
+    assert "MiB" in capsys.readouterr().out
+
+
+ENDINGS = {
+    "pairwise": "[[A]]",
+    "pairwise_scores": "<score_A>7</score_A>\n<score_B>3.5</score_B>",
+    "pointwise": "<score>7</score>",
+}
+
+
+@pytest.mark.parametrize(("name", "variant"), REAL)
+def test_what_is_asked_for_is_what_is_read(name, variant, real):
+    config = apply_overrides(load_config(spec(name, variant)), real)
+    judge, parse = config.data.judge, config.evaluation.scorer.parse
+    assert parse == judge.parse
+    assert config.recipe is None or config.recipe.scorer == config.evaluation.scorer
+    said = ENDINGS[judge.template]
+    assert parse(f"Thought.\n{said}", len(judge.show(2)[0])) is not None
+    data = config.data.load(config.tokenizer.load(config.model.path))
+    assert re.sub(r"\d(\.\d)?", "N", said) in data.train[0].text
+
+
+def test_a_step_that_parts_pairs_is_refused_before_it_starts():
+    config = j1.get_config("tiny")
+    schedule = replace(config.recipe.schedule, together="")
+    parted = replace(config, recipe=replace(config.recipe, schedule=schedule))
+    (problem,) = parted.problems(config.model.shape, 1)
+    assert "recipe.schedule.together=pair" in problem
+
+
+def test_a_step_of_half_a_pair_is_refused(real, capsys):
+    words = ["recipe.sampling.n=8", "recipe.schedule.accumulation=1"]
+    words += ["recipe.schedule.prompts=511", "--dry-run"]
+    assert main(["run", spec("j1", None), *real, *words]) == 2
+    assert "take a multiple of 2" in capsys.readouterr().err
+
+
+def test_rows_that_do_not_have_the_field_are_refused(real):
+    config = j1.get_config()
+    recipe = replace(config.recipe, advantage=GroupAdvantage())
+    schedule = replace(recipe.schedule, together="couple")
+    config = replace(config, recipe=replace(recipe, schedule=schedule))
+    with pytest.raises(ConfigError, match=r"together=couple.*'couple' is missing"):
+        dry_run(apply_overrides(config, real))
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_an_unknown_variant_is_told_the_known_ones(name):
+    known = ", ".join(variant for variant in VARIANTS[name] if variant)
+    with pytest.raises(ConfigError, match=f"known: {known}"):
+        load_config(spec(name, "tinny"))
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_file_explains_itself(name):
+    tree = ast.parse((CONFIGS / f"{name}.py").read_text())
+    docstring = ast.get_docstring(tree)
+    assert docstring is not None
+    assert re.search(r"arXiv\s\d{4}\.\d{5}", docstring)
+    assert re.search(rf"jaxloop \w+ configs/{name}.py model.path=DIR", docstring)
+    text = (CONFIGS / f"{name}.py").read_text().splitlines()
+    assert len(text) - (tree.body[0].end_lineno or 0) <= 80
+    assert "Expected" in docstring
+    assert all(v in docstring for v in VARIANTS[name] if v)
+
+
+@pytest.fixture(scope="module")
+def seed_judge(tmp_path_factory):
+    """seed_judge(config): the config, begun from a judge of sums that imitates biased
+    guesses; one for all."""
+    made: dict[str, str] = {}
+
+    def begun(config: Config) -> Config:
+        shown = config.data.train.shown
+        if shown not in made:
+            folder = tmp_path_factory.mktemp("judge")
+            base = replace(config, recipe=None, out=str(folder / "run"))
+            assert run(replace(base, tensorboard=False)) == 0
+            convert_checkpoint(folder / "run" / "checkpoints" / "latest", folder / "hf")
+            made[shown] = str(folder / "hf")
+        model = replace(config.model, path=made[shown], shape=None)
+        return replace(config, model=model, tokenizer=ModelTokenizer(), sft=None)
+
+    return begun
+
+
+def trained(config: Config, out: Path) -> tuple[dict, dict]:
+    """The evaluations before and after."""
+    assert run(replace(config, out=str(out), tensorboard=False)) == 0
+    lines = read_metrics(out / "metrics.jsonl")
+    looks = [line for line in lines if line["phase"] == "eval"]
+    return looks[0], looks[-1]
+
+
+@pytest.mark.full
+def test_reward_makes_a_judge_that_keeps_to_its_verdict(seed_judge, tmp_path):
+    config = j1.get_config("tiny")
+    assert config.sft is not None
+    longer = replace(config, sft=replace(config.sft, steps=2000))
+    first, last = trained(seed_judge(longer), tmp_path / "run")
+    assert last["eval/consistent_accuracy"] > first["eval/consistent_accuracy"] + 0.1
+    assert last["eval/flips"] < first["eval/flips"] - 0.15

@@ -1,0 +1,160 @@
+"""Configs that learn without labels, or choose what to learn from: they start, explain
+themselves, and do what they are about. The runs are marked: a minute or two each.
+"""
+
+import ast
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from configs import cream, restrain, rip
+from jaxloop.config import ConfigError, apply_overrides, load_config
+from jaxloop.loop.folder import read_records
+from jaxloop.loop.run import run
+from jaxloop.metrics import read_metrics
+from jaxloop.models.decoder import ModelShape
+from jaxloop.records import Pair
+from jaxloop.scoring import FirstVote
+
+CONFIGS = Path(restrain.__file__).parent
+FILES = {"restrain": restrain, "rip": rip, "cream": cream}
+NAMED = [(name, variant) for name, file in FILES.items() for variant in file.RECIPES]
+TINY = [(name, v) for name, v in NAMED if v and v.startswith("tiny")]
+REAL = [(name, v) for name, v in NAMED if (name, v) not in TINY]
+SHAPE = ModelShape(vocab=128, heads=4, kv_heads=2)
+
+
+def spec(name: str, variant: str | None) -> str:
+    return f"{CONFIGS / name}.py" + (f":{variant}" if variant else "")
+
+
+@pytest.mark.parametrize(("name", "variant"), NAMED)
+def test_a_run_has_a_name_of_its_own(name, variant):
+    config = load_config(spec(name, variant))
+    assert config.name == (f"{name}-{variant}" if variant else name)
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.parametrize(("name", "variant"), TINY)
+def test_a_tiny_variant_starts_as_it_is(name, variant, devices):
+    config = load_config(spec(name, variant))
+    assert config.problems(config.model.shape, devices) == []
+    data = config.data.load(config.tokenizer.load(""))
+    assert config.recipe.schedule.prompts <= len(data.train)
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.parametrize(("name", "variant"), REAL)
+def test_a_real_one_asks_for_its_files_and_starts_with_them(name, variant, devices):
+    config = load_config(spec(name, variant))
+    found = config.problems(None, devices)
+    wanted = ["model.path=DIR", "data.train=FILE", "data.test=FILE"]
+    assert len(found) == len(wanted)
+    assert all(any(want in problem for problem in found) for want in wanted)
+    given = ["model.path=DIR", "data.train=a.jsonl", "data.test=b.jsonl"]
+    assert apply_overrides(config, given).problems(SHAPE, devices) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "variant", "setting"),
+    [
+        ("cream", None, "recipe.scorer.scorer.against"),
+        ("cream", "plain", "recipe.scorer.against"),
+        ("rip", None, "recipe.scorer.path"),
+        ("rip", "self", "recipe.scorer.path"),
+    ],
+)
+def test_a_second_model_is_asked_for_by_name(name, variant, setting):
+    """What the docstring tells users to give is a setting, and is missed."""
+    config = load_config(spec(name, variant))
+    unset = "BASE" if name == "cream" else "REWARD_MODEL"
+    with pytest.raises(ValueError, match=f"{unset}: no such directory"):
+        config.recipe.scorer.check([])
+    set_ = apply_overrides(config, [f"{setting}=nowhere"])
+    with pytest.raises(ValueError, match="nowhere: no such directory"):
+        set_.recipe.scorer.check([])
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_an_unknown_variant_is_told_the_known_ones(name):
+    known = ", ".join(v for v in FILES[name].RECIPES if v)
+    with pytest.raises(ConfigError, match=f"known: {known}"):
+        load_config(spec(name, "tinny"))
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_is_short_and_explains_itself(name):
+    text = (CONFIGS / f"{name}.py").read_text()
+    tree = ast.parse(text)
+    docstring = ast.get_docstring(tree) or ""
+    assert len(text.splitlines()) - (tree.body[0].end_lineno or 0) <= 60
+    assert re.search(r"arXiv\s\d{4}\.\d{5}", docstring)
+    assert f"jaxloop run configs/{name}.py model.path=DIR" in docstring
+    assert "Expected" in docstring
+    assert all(f":{v}" in docstring for v in FILES[name].RECIPES if v)
+
+
+@pytest.mark.parametrize("tiny", ["", "tiny-"])
+def test_ttrl_differs_from_restrain_by_restraint_alone(tiny):
+    plain = restrain.RECIPES[f"{tiny}ttrl"]
+    full = restrain.RECIPES[tiny.rstrip("-") or None]
+    assert isinstance(full.scorer, FirstVote)
+    assert full.scorer.vote == plain.scorer
+    for part in ("sampling", "objective", "schedule", "optimizer"):
+        assert getattr(full, part) == getattr(plain, part)
+
+
+def looks(name: str, variant: str, out: Path) -> list[dict]:
+    """What was measured on held-out problems in a run of that tiny variant."""
+    config = replace(
+        load_config(spec(name, variant)), out=str(out / variant), tensorboard=False
+    )
+    assert run(config) == 0
+    lines = read_metrics(out / variant / "metrics.jsonl")
+    return [line for line in lines if line["phase"] == "eval"]
+
+
+@pytest.mark.full
+def test_restraint_gets_further_than_votes_alone(tmp_path):
+    """Both learn short sums; on long ones, where the majority is wrong at first, votes
+    alone get less far."""
+    before, after = looks("restrain", "tiny", tmp_path)
+    _, voted = looks("restrain", "tiny-ttrl", tmp_path)
+    assert before["eval/long/accuracy"] < 0.2
+    assert after["eval/long/accuracy"] > before["eval/long/accuracy"] + 0.3
+    assert after["eval/long/accuracy"] > voted["eval/long/accuracy"]
+    assert min(after["eval/accuracy"], voted["eval/accuracy"]) > 0.9
+
+
+@pytest.mark.full
+def test_kept_prompts_are_worth_more_than_as_many_of_the_pool(tmp_path):
+    before, kept = looks("rip", "tiny", tmp_path)
+    _, unfiltered = looks("rip", "tiny-unfiltered", tmp_path)
+    assert kept["eval/accuracy"] > before["eval/accuracy"] + 0.3
+    assert kept["eval/accuracy"] > unfiltered["eval/accuracy"] + 0.05
+    counts, garbled = [], []
+    for variant in ("tiny", "tiny-unfiltered"):
+        file = tmp_path / variant / "records" / "round_000" / "pairs.jsonl"
+        pairs = read_records(file, Pair)
+        counts.append(len(pairs))
+        garbled.append(np.mean([pair.prompt.columns["garbled"] for pair in pairs]))
+    assert counts[0] == pytest.approx(counts[1], rel=0.1)
+    assert garbled[0] < 0.25 < garbled[1]
+
+
+@pytest.mark.full
+def test_a_pair_is_no_surer_than_two_rounds_agree(tmp_path):
+    """Under a poor judge and a high rate: without that the last round loses ground."""
+    plain = looks("cream", "tiny-plain", tmp_path)
+    regularised = looks("cream", "tiny", tmp_path)
+    best = max(look["eval/accuracy"] for look in regularised)
+    assert best > regularised[0]["eval/accuracy"] + 0.3
+    assert regularised[-1]["eval/accuracy"] > best - 0.1
+    assert regularised[-1]["eval/accuracy"] > plain[-1]["eval/accuracy"]
+    for index in range(3):
+        file = tmp_path / "tiny" / "records" / f"round_{index:03d}" / "pairs.jsonl"
+        (label,) = {pair.reason.split()[-1] for pair in read_records(file, Pair)}
+        assert 0.5 < float(label) < 0.9

@@ -1,0 +1,43 @@
+"""docs/methods.md and docs/claims.md: what they name is there, and all is named."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+METHODS = (ROOT / "docs" / "methods.md").read_text()
+CLAIMS = (ROOT / "docs" / "claims.md").read_text()
+SCRIPTS = sorted((ROOT / "experiments").glob("*.py"))
+
+
+def test_every_config_is_in_the_table_and_every_link_leads_somewhere():
+    links = re.findall(r"\]\(([^)h][^)]*)\)", METHODS)
+    assert all((ROOT / "docs" / link).exists() for link in links), links
+    named = {Path(link).stem for link in links if link.startswith("../configs/")}
+    there = {path.stem for path in (ROOT / "configs").glob("[a-z]*.py")}
+    assert named == there
+
+
+def test_every_test_that_it_names_is_there():
+    named = re.findall(r"`(tests/\S+?)`", METHODS)
+    assert named
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_every_claim_has_its_table(script, monkeypatch):
+    if script.stem == "claim":
+        return
+    monkeypatch.syspath_prepend(str(script.parent))
+    monkeypatch.setitem(sys.modules, "claim", None)
+    del sys.modules["claim"]
+    space: dict = {"__name__": "a_claim"}
+    exec(compile(script.read_text(), str(script), "exec"), space)
+    claim = space["CLAIM"]
+    assert f"\n## {claim.name}\n" in CLAIMS
+    assert f"python experiments/{script.name} " in CLAIMS
+    for arm in claim.arms:
+        assert (ROOT / "configs" / arm.spec.partition(":")[0]).exists(), arm
+        assert f"| {arm.name} |" in CLAIMS
