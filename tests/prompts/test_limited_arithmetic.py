@@ -15,7 +15,7 @@ from jaxloop.prompts.limited_arithmetic import (
 from jaxloop.prompts.tokenizer import character_tokenizer
 from jaxloop.records import Rollout
 
-WORLD = LimitedArithmetic(train=300, test=100, demonstrations=600)
+WORLD = LimitedArithmetic(train=300, test=100, demonstrations=600, repeats=3)
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def data(tokenizer):
 def test_fuller_answers_say_the_result_again():
     problem = Problem(37, 85)
     assert full_answer(problem, 0) == problem.working()
-    assert full_answer(problem, 2) == "7+5=12;3+8+1=12#122;3:122;4:122"
+    assert full_answer(problem, 2) == "7+5=12;3+8+1=12#122;122;122"
     assert [parts(full_answer(problem, n)) for n in range(4)] == [2, 3, 4, 5]
     with pytest.raises(ValueError, match="repeats = 0 must be at least 1"):
         LimitedArithmetic(repeats=0)
@@ -77,7 +77,7 @@ def test_few_demonstrations_heed_their_limit(data, tokenizer):
             over.append(parts(match[4]) > int(match[1]))
     assert longest <= WORLD.completion_tokens
     assert abs(limits / len(data.demonstrations) - WORLD.limited) < 0.1
-    assert 0.25 < sum(over) / len(over) < 0.6
+    assert 0.2 < sum(over) / len(over) < 0.6
 
 
 def test_the_fuller_answer_is_preferred_until_a_limit_forbids_it(data, tokenizer):
