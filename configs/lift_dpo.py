@@ -18,9 +18,12 @@ them; `eval/violations` is the share of answers with more than `limit` words. A 
 without a limit never counts as one; a field `set` measures rows by themselves.
 
 Expected: the paper reports that violations fall several-fold at no loss elsewhere. Here
-no model of that size has been run. Tiny is for trying the parts: over several settings
-it did not learn to keep to a limit (half to three quarters of the answers violate it,
-before and after), at no loss of accuracy.
+no model of that size has been run, and tiny does not reproduce it. In one run (seed 0,
+256 sums without a limit, 256 with one) violations went from 54 to 34 %, with plain DPO
+to 56; accuracy without a limit from 100 % to 94.5, with plain DPO to 98.8. These are
+the best settings of some fifteen that were tried, in four forms of the world, so that
+the figures flatter; other seeds of them were not run. Most others moved nothing, or took
+accuracy down further. The model learns to heed a limit of 2 and not to count to 3 or 4.
 
 Of the settings, the rule for pairs is recalled, not checked against the paper, which
 may use pairs of two violations too. Ours: the words of the instruction, how L is drawn

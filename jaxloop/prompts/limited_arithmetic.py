@@ -1,10 +1,10 @@
 """The world of sums with length limits: an instruction that anybody can check.
 
-A prompt is `37+85=`, or `<2:37+85=`, which allows an answer of at most two parts with
+A prompt is `37+85=`, or `<3:37+85=`, which allows an answer of at most three parts with
 `;` between them. An answer works the sum out, `7+5=12;3+8+1=12#122`, and may go on to
-say the result again, `7+5=12;3+8+1=12#122;122`. Of two answers the fuller one is
-preferred, as it often is by people. Few demonstrations heed their limit, so a model
-that imitates them knows little of what one is, and mostly says too much.
+say the result again, `7+5=12;3+8+1=12#122;122;122`. Of two answers the fuller one is
+preferred, as it often is by people. Some demonstrations heed their limit, the others
+are as without one, so a model that imitates them often says too much.
 """
 
 from dataclasses import dataclass, replace
@@ -45,7 +45,7 @@ class LimitedArithmetic(Arithmetic):
     """
 
     test: int = 256
-    repeats: int = 1
+    repeats: int = 3
     """How often the result is said again at most."""
     fullest: float = 0.6
     """Share of the demonstrations that say it that often; the others vary evenly."""

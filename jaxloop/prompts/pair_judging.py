@@ -4,10 +4,10 @@ worse answer to this one.
 A request is `37+85?112:122=`: a problem and two numbers, of which one is its sum and
 the other that of a problem with one digit changed. A judgement works the sum out, sets
 it against both numbers in turn (as in `judged_arithmetic`) and ends in the place of the
-better one: `7+5=12;3+8+1=12#122|11.21x22.:11.22.22.B`. The demonstrations show how to
-solve problems, and some judgements like that; most judgements that they show are a
-verdict at once, a guess that favours the first place. A judge that imitates them knows
-how to add, but guesses, and finds out by reward that working pays.
+better one: `7+5=12;3+8+1=12#122|11.21x22.:11.22.22.B`. The demonstrations show that,
+and more often a verdict at once, which is a guess that favours the first place: a judge
+that imitates them is biased and mostly wrong, and finds out by reward that working
+pays.
 """
 
 from collections.abc import Sequence
@@ -69,11 +69,11 @@ class SumPairs:
     test: int = 128
     """Held-out pairs."""
     demonstrations: int = 3072
-    """Problems that are shown solved, and judged."""
+    """Judgements to imitate."""
     shown: Literal[1, 2] = 2
     """How many numbers a judgement is about."""
     direct: float = 0.6
-    """Share of the judgements shown that say a verdict at once."""
+    """Share of the demonstrations that say a verdict at once."""
     first: float = 0.8
     """Share of these guesses that name the first place, or say yes."""
     seed: int = 0
@@ -90,9 +90,8 @@ class SumPairs:
         if self.split == "test":
             return Dataset(pairs=self._pairs(pairs[train:border], tokenizer))
         shown = [
-            made
+            self._demonstration(f"judgement:{i}", *pair, rng, tokenizer)
             for i, pair in enumerate(pairs[border:])
-            for made in self._demonstrations(str(i), *pair, rng, tokenizer)
         ]
         return Dataset(
             pairs=self._pairs(pairs[:train], tokenizer), demonstrations=shown
@@ -106,15 +105,14 @@ class SumPairs:
             for i, (problem, worse) in enumerate(pairs)
         ]
 
-    def _demonstrations(
+    def _demonstration(
         self,
-        number: str,
+        id: str,
         problem: Problem,
         worse: str,
         rng: np.random.Generator,
         tokenizer: Tokenizer,
-    ) -> tuple[Demonstration, Demonstration]:
-        """The problem solved, and judged."""
+    ) -> Demonstration:
         given = [problem.answer, worse]
         if rng.integers(2):
             given.reverse()
@@ -125,12 +123,7 @@ class SumPairs:
         told = pair_judgement(problem, given)
         if rng.random() < self.direct:
             told = ("YN" if self.shown == 1 else "AB")[rng.random() >= self.first]
-        return (
-            demonstration(
-                f"solution:{number}", problem.text, problem.working(), tokenizer
-            ),
-            demonstration(f"judgement:{number}", asked, told, tokenizer),
-        )
+        return demonstration(id, asked, told, tokenizer)
 
 
 def _pair(id: str, problem: Problem, worse: str, tokenizer: Tokenizer) -> Pair:

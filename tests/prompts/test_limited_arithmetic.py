@@ -15,7 +15,7 @@ from jaxloop.prompts.limited_arithmetic import (
 from jaxloop.prompts.tokenizer import character_tokenizer
 from jaxloop.records import Rollout
 
-WORLD = LimitedArithmetic(train=300, test=100, demonstrations=600, repeats=3)
+WORLD = LimitedArithmetic(train=300, test=100, demonstrations=600)
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def test_a_longer_answer_than_allowed_violates(data):
     assert violations(free, answer(99)) == 0.0
 
 
-def test_few_demonstrations_heed_their_limit(data, tokenizer):
+def test_some_demonstrations_heed_their_limit(data, tokenizer):
     limits, over = 0, []
     longest = 0
     for demonstration in data.demonstrations:
