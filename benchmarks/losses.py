@@ -2,13 +2,14 @@
 
     python benchmarks/losses.py [--only sigmoid,grpo,...]
 
-For every objective of `configs/objectives.py`: seconds a train step and the bytes that
-the compiled step holds beyond its arguments, as ratios to those of supervised training
-(`nll`) on the same rows. Steps of the two take turns, and the median of the ratios
-counts, so that other work on the machine touches both alike. Forward passes that an
-objective needs besides (a reference, old values, a teacher) happen outside of the step
-and are listed by name; `forward` says what one costs. The logits of the whole batch
-would take `logits`.
+For every objective of `configs/objectives.py`: seconds a train step, the bytes that the
+compiled step holds beyond its arguments, and what the compiler counts of operations and
+of bytes read and written (the body of a loop once), all as ratios to those of
+supervised training (`nll`) on the same rows. Steps of the two take turns, and the
+median of the ratios counts, so that other work on the machine touches both alike; the
+counts it does not touch at all. Forward passes that an objective needs besides (a
+reference, old values, a teacher) happen outside of the step and are listed by name;
+`forward` says what one costs. The logits of the whole batch would take `logits`.
 """
 
 import argparse
@@ -77,6 +78,7 @@ def batch() -> dict[str, np.ndarray]:
         "group_B": np.repeat(np.arange(2, dtype=np.int32), B // 2),
         "advantage_B": np.tile(np.array([1, -1], np.float32), B // 2),
         "truncated_B": np.zeros(B, np.float32),
+        "token_reward_BC": normal(B, C),
         "value_BC": normal(B, C),
         "return_BC": normal(B, C),
         "teacher_ids_BCK": ids_BCK.reshape(B, C, CHOICES).astype(np.int32),
@@ -129,6 +131,8 @@ class Step:
     def __init__(self, compiled, state, parts):
         self.compiled, self.state, self.parts = compiled, state, parts
         self.bytes = compiled.memory_analysis().temp_size_in_bytes
+        cost = compiled.cost_analysis()
+        self.flops, self.traffic = cost["flops"], cost["bytes accessed"]
 
     def __call__(self):
         self.state, figures = self.compiled(self.state, self.parts, np.float32(1e-6))
@@ -164,15 +168,18 @@ def main() -> None:
         step_s = statistics.median(seconds(base) for _ in range(RUNS))
     print(f"nll: {step_s:.3f} s a step, {base.bytes / 1e6:.0f} MB")
     print(f"forward: {passes:.2f} of it; logits: {logits / 1e6:.0f} MB")
-    print("\n| objective | time | memory | besides |\n|---|---|---|---|")
+    print("\n| objective | time | memory | operations | traffic | besides |")
+    print("|---|---|---|---|---|---|")
     for name in names:
         objective = named.recipe(name).objective
         step = bench.step(objective)
         with jax.set_mesh(bench.mesh):
             time_ratio = ratio(step, base)
         besides = ", ".join(sorted(objective.needs - {"advantage"})) or "-"
-        more = step.bytes / base.bytes
-        print(f"| {name} | {time_ratio:.2f}x | {more:.2f}x | {besides} |", flush=True)
+        counts = step.bytes / base.bytes, step.flops / base.flops
+        ratios = (time_ratio, *counts, step.traffic / base.traffic)
+        shown = " | ".join(f"{x:.2f}x" for x in ratios)
+        print(f"| {name} | {shown} | {besides} |", flush=True)
 
 
 if __name__ == "__main__":

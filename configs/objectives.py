@@ -23,7 +23,7 @@ from dataclasses import replace
 from configs import quickstart
 from jaxloop.config import unknown_variant
 from jaxloop.experiment import Config
-from jaxloop.loop.recipe import Recipe, Rounds, Teacher
+from jaxloop.loop.recipe import Contrast, Recipe, Rounds, Teacher
 from jaxloop.losses import (
     distillation,
     divergence,
@@ -100,10 +100,12 @@ PAIRS = {
     "rpo": Pairwise(sft=1.0),
     "ld_dpo": Pairwise(ld_alpha=0.5),
     "wpo": Pairwise(wpo=pair_terms.wpo),
+    "t_reg": Pairwise(token_regulariser=1.0),
     "selm": Pairwise(optimism=0.01),
     "mpo": Mixture((Pairwise(), Pairwise(p.bco_pair, sft=1.0)), (0.8, 0.2)),
     "bradley_terry": RewardModel(reward_model.bradley_terry, centring=0.01),
 }
+CONTRAST = Contrast(better="#{answer};", worse="#0;")
 LABELLED = {
     "kto": Unpaired(unpaired.kto),
     "apo_zero_unpaired": Unpaired(unpaired.apo_zero_unpaired),
@@ -115,7 +117,7 @@ LABELLED = {
 GROUP, CENTRED = GroupAdvantage(), GroupAdvantage("none")
 GROUPS = {
     "grpo": (Policy(aggregation="sequence", kl=0.01), GROUP),
-    "bnpo": (Policy(), GROUP),  # TRL's, where a step is one micro-batch
+    "bnpo": (Policy(), GROUP),  # TRL's, see `Policy.aggregation`
     "dapo": (Policy(clip_high=0.28), Overlong(GROUP, longest=24, cache=8)),
     "dr_grpo": (Policy(aggregation="constant", max_completion_length=24), CENTRED),
     "batch_std": (Policy(), GroupAdvantage("batch")),
@@ -177,7 +179,8 @@ def recipe(name: str) -> Recipe:
     if "previous" in getattr(PAIRS.get(name), "needs", ()):  # it has two references
         rounds = replace(rounds, schedule=replace(rounds.schedule, reference="seed"))
     if name in PAIRS:
-        return replace(rounds, objective=PAIRS[name])
+        contrast = CONTRAST if "token_reward" in PAIRS[name].needs else None
+        return replace(rounds, objective=PAIRS[name], contrast=contrast)
     if name in LABELLED:
         by_token, graded = name == "process", name in ("regression", "ordinal")
         selector = Labels(by_token=by_token, graded=graded)

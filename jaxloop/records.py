@@ -40,7 +40,8 @@ class Rollout:
     sampling temperature, `drawn_logps` those of the distribution drawn from (tempered,
     truncated, renormalised). `version` counts the updates of the weights that sampled
     it. `extra`: drawn by the `extra` sampling of a recipe, so it may be rejected but is
-    never chosen, and has no vote.
+    never chosen, and has no vote. `masked`: [start, end) of the tokens that nothing is
+    learnt from, such as what a tool wrote between the model's own turns.
     """
 
     prompt_id: str
@@ -52,6 +53,15 @@ class Rollout:
     stop: Stop
     version: int = 0
     extra: bool = False
+    masked: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def mask(self) -> tuple[int, ...]:
+        """1 on the tokens that are trained on, 0 on the others."""
+        kept = [1] * len(self.token_ids)
+        for start, end in self.masked:
+            kept[start:end] = [0] * (end - start)
+        return tuple(kept)
 
 
 @dataclass(frozen=True)
@@ -138,12 +148,17 @@ class Pair:
 
 @dataclass(frozen=True)
 class Group:
-    """A prompt's rollouts with an advantage each (0 where unscored)."""
+    """A prompt's rollouts with an advantage each (0 where unscored).
+
+    `opposed`, where advantages are sums over several labels: how much of pushes up and
+    down cancels in each (`jaxloop.selection.grouping`).
+    """
 
     prompt: Prompt
     rollouts: tuple[Rollout, ...]
     scores: tuple[Score, ...]
     advantages: tuple[float, ...]
+    opposed: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)

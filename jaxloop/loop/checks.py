@@ -5,13 +5,21 @@ from collections.abc import Sequence
 from jaxloop.config import ConfigError
 from jaxloop.experiment import Config
 from jaxloop.loop.judges import judge_problems
-from jaxloop.loop.recipe import OfflineStage, Online, Rounds, Teacher, produces
+from jaxloop.loop.recipe import (
+    OfflineStage,
+    Online,
+    Recipe,
+    Rounds,
+    Teacher,
+    produces,
+)
 from jaxloop.loop.together import drawn_together
 from jaxloop.models.decoder import ModelShape
 from jaxloop.models.huggingface import read_shape, resolve_model_path
 from jaxloop.prompts.context import with_context
 from jaxloop.prompts.dataset import Dataset
 from jaxloop.prompts.tokenizer import Tokenizer
+from jaxloop.records import Prompt
 from jaxloop.scoring.scorer import check
 from jaxloop.training.batches import Example, example_rows, longest, longest_prompt
 
@@ -40,11 +48,16 @@ def check_data(
         prompt, new = longest_prompt(data.train), config.recipe.max_new_tokens
         name = "recipe.sampling.max_new_tokens"
         problems += _length_problems(prompt, new, shape.max_positions, name)
+        limits = tokenizer, new, shape.max_positions
+        problems += _contrast_problems("recipe", config.recipe, data.train, *limits)
     if config.offline is not None and not problems:
         kept = fitting(given_examples(config.offline, data), config.offline)
         prompt, answer = longest(row for rows in example_rows(kept) for row in rows)
         name = "the longest completion of the `offline` stage"
         problems += _length_problems(prompt, answer, shape.max_positions, name)
+        limits = tokenizer, answer, shape.max_positions
+        prompts = [example.prompt for example in kept]
+        problems += _contrast_problems("offline", config.offline, prompts, *limits)
     if config.evaluation.scorer is not None:
         if not data.test:
             problems.append("the config evaluates but the data has no test prompts")
@@ -72,6 +85,25 @@ def _check_teacher(teacher: Teacher, data: Dataset, tokenizer: Tokenizer) -> Non
             with_context(prompt, teacher.context, tokenizer)
     except ValueError as error:
         raise ConfigError([f"recipe.teacher.context: {error}"]) from error
+
+
+def _contrast_problems(
+    name: str,
+    stage: Recipe | OfflineStage,
+    prompts: Sequence[Prompt],
+    tokenizer: Tokenizer,
+    new: int,
+    most: int,
+) -> list[str]:
+    """Whether the two texts fit in front of the prompts."""
+    contrast, found = stage.contrast, []
+    for text in (contrast.better, contrast.worse) if contrast is not None else ():
+        try:
+            read = longest_prompt(with_context(p, text, tokenizer) for p in prompts)
+        except ValueError as error:
+            return [f"{name}.contrast: {error}"]
+        found += _length_problems(read, new, most, f"a completion ({name}.contrast)")
+    return list(dict.fromkeys(found))
 
 
 def _length_problems(prompt: int, new: int, most: int, name: str) -> list[str]:

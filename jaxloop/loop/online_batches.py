@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from jaxloop.loop.actors import Actors
+from jaxloop.loop.contrast import token_rewards
 from jaxloop.loop.recipe import Online, Recipe
 from jaxloop.loop.reference import in_parts, rollout_logps
 from jaxloop.loop.round_training import (
@@ -21,7 +22,7 @@ from jaxloop.loop.updates import Line
 from jaxloop.loop.workbench import Workbench, rng
 from jaxloop.losses.objective import Objective
 from jaxloop.records import Scored
-from jaxloop.selection.advantages import groups as as_groups
+from jaxloop.selection.grouping import groups as as_groups
 from jaxloop.training.batches import Batch, Row, example_batch, group_batch, tokens_of
 from jaxloop.training.step import make_head_scorer
 
@@ -108,7 +109,7 @@ class StepBatches:
             head_BEK = in_parts(head, tokens_of(batch), self.parts)
         mask_BC = batch["mask_BC"]
         scored_B = np.isfinite(batch["reward_B"])
-        last_B = np.maximum(mask_BC.sum(axis=1).astype(int) - 1, 0)
+        last_B = (mask_BC * np.arange(mask_BC.shape[1])).argmax(axis=1)
         reward_BC = np.zeros_like(mask_BC)
         reward_BC[np.arange(len(last_B)), last_B] = np.nan_to_num(batch["reward_B"])
         mask_BC = mask_BC * (scored_B & (batch["valid_B"] > 0))[:, None]
@@ -142,14 +143,13 @@ class StepBatches:
             )
         logps, layout = {}, layout_for(bench, selected.examples)
         if self.actors.copies_reference and selected.examples:
-            logps["reference_logp_BC"] = known_logps(
-                bench,
-                objective,
-                self.actors.trees["reference"],
-                selected.examples,
-                size // self.parts,
-                layout,
-            )
+            reference = self.actors.trees["reference"]
+            given = objective, reference, selected.examples, size // self.parts
+            logps["reference_logp_BC"] = known_logps(bench, *given, layout)
+            if recipe.contrast is not None:
+                logps["token_reward_BC"] = token_rewards(
+                    bench, recipe.contrast, *given, partial(layout_for, bench)
+                )
         batch = example_batch(
             selected.examples,
             rows_under(objective, selected.examples),
@@ -162,6 +162,8 @@ class StepBatches:
         )
         if self.actors.copies_reference and not logps:
             batch["reference_logp_BC"] = np.zeros_like(batch["mask_BC"])
+            if recipe.contrast is not None:
+                batch["token_reward_BC"] = np.zeros_like(batch["mask_BC"])
         dropped = {f"dropped/{name}": float(n) for name, n in selected.dropped.items()}
         return batch, selected.metrics | dropped
 

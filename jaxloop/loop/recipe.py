@@ -99,6 +99,24 @@ class Teacher:
 
 
 @dataclass(frozen=True)
+class Contrast:
+    """Where the rewards by token of `Pairwise(token_regulariser=...)` come from: the
+    reference reads each completion behind two prompts, one that asks for a better
+    answer and one that asks for a worse one (T-REG; `pair_terms.contrastive_reward`).
+
+    Both are texts before the whole prompt, with fields of the data's row in braces, as
+    those of a `Teacher`. The wording is our own.
+    """
+
+    better: str = "Answer correctly, helpfully and in full.\n\n"
+    worse: str = "Answer wrongly, unhelpfully and in part.\n\n"
+
+    def __post_init__(self):
+        if self.better == self.worse:
+            raise ValueError("Contrast: `better` and `worse` are the same text")
+
+
+@dataclass(frozen=True)
 class From:
     """A setting that changes on the way: from a round on, a field of the recipe has
     another value. All other fields stay as the recipe has them."""
@@ -140,6 +158,8 @@ class Recipe:
     """Rewards of a group to advantages, for policy objectives."""
     teacher: Teacher | None = None
     """Whom a `Distill` objective follows."""
+    contrast: Contrast | None = None
+    """How tokens are rewarded, for an objective with a `token_regulariser`."""
     optimizer: Optimizer = field(default_factory=Optimizer)
     extra: Sampling | None = None
     """Further samples of each prompt, drawn in another way (hotter, say), as a source
@@ -229,6 +249,8 @@ class OfflineStage:
     """Longest completion."""
     on_long: Literal["error", "filter"] = "error"
     """What happens to examples with longer completions."""
+    contrast: Contrast | None = None
+    """How tokens are rewarded, for an objective with a `token_regulariser`."""
     optimizer: Optimizer = field(default_factory=Optimizer)
 
 

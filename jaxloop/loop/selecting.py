@@ -88,6 +88,6 @@ def select(
 
 def imitate(prompt: Prompt, rollout: Rollout) -> Demonstration:
     """A rollout as a demonstration: the completion is trained on, the prompt is not."""
-    mask = (0,) * len(prompt.token_ids) + (1,) * len(rollout.token_ids)
+    mask = (0,) * len(prompt.token_ids) + rollout.mask
     token_ids = prompt.token_ids + rollout.token_ids
     return Demonstration(f"{prompt.id}/{rollout.index}", token_ids, mask)

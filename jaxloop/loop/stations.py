@@ -16,6 +16,7 @@ from jaxloop.records import Scored
 from jaxloop.sampling.settings import Sampling
 from jaxloop.scoring.canaries import canary_warnings, judge_canaries
 from jaxloop.scoring.judge_metrics import judge_metrics
+from jaxloop.scoring.scorer import Scorer
 from jaxloop.training.batches import rows
 
 
@@ -27,10 +28,13 @@ def evaluate(
     step: int,
     phase: str,
     round: int | None = None,
+    running: int = 0,
     first: dict | None = None,
 ) -> dict[str, float]:
     """Held-out accuracy and the like; logs a line and keeps the rollouts.
 
+    `round`: how many rounds are done, where it is the look after them. `running`: the
+    round (from 0) that runs or has just ended; its judges are shown the canaries.
     `first`: what stands for the recipe's first model, where that is still to come.
     Without a scorer or test prompts there is nothing to measure: an empty dict.
     """
@@ -58,7 +62,9 @@ def evaluate(
     metrics = evaluation_metrics(scored, evaluation.measures, evaluation.summaries)
     metrics |= {f"eval/{name}": x for name, x in judge_metrics(scored).items()}
     if bench.config.recipe is not None and first is None:
-        metrics |= _canaries(bench, params, prompts, rollouts, name=name, step=step)
+        scorer = bench.config.recipe.of_round(running).scorer
+        models = LoopModels(bench, params, key(bench.config.seed, "judging", 3), step)
+        metrics |= _canaries(models, scorer, prompts, rollouts, name)
     write_records(bench.folder.evaluation(name), scored)
     timing = {"timing_s/eval": time.perf_counter() - began}
     bench.metrics.write(step, metrics | timing, phase=phase, round=round)
@@ -66,18 +72,14 @@ def evaluate(
 
 
 def _canaries(
-    bench: Workbench, params: dict, prompts, rollouts, *, name: str, step: int
+    models: LoopModels, scorer: Scorer, prompts, rollouts, name: str
 ) -> dict[str, float]:
-    """How the recipe's judges take answers that are none; {} without a judge."""
-    assert bench.config.recipe is not None
-    judging_key = key(bench.config.seed, "judging", 3)
-    models = LoopModels(bench, params, judging_key, step)
-    scorer = bench.config.recipe.scorer
+    """How the scorer's judges take answers that are none; {} without a judge."""
     metrics, scored = judge_canaries(scorer, models, prompts, rollouts)
     if scored:
-        write_records(bench.folder.canaries(name), scored)
+        write_records(models.bench.folder.canaries(name), scored)
     for warning in canary_warnings(metrics):
-        bench.progress.line(warning)
+        models.bench.progress.line(warning)
     return metrics
 
 

@@ -18,7 +18,8 @@ optional; an objective that needs one says which is missing:
   reference, a second reference, the weights before the batch's first update.
 - `sampler_logp_BC`, `drawn_logp_BC`: what the sampler said, of the untruncated
   distribution and of the one it drew from.
-- `advantage_B`, or `advantage_BC` by token, which then wins.
+- `advantage_B`, or `advantage_BC` by token, which then wins; `opposed_B`: what cancels
+  in `advantage_B` of pushes up and down, where it is a sum over labels.
 - `reward_BC`, `return_BC`, `value_BC`: rewards, returns and old values by token;
   `reward_B`: the reward of a completion, NaN where unscored; `token_reward_BC`: what
   T-REG's regulariser aims at.
@@ -47,10 +48,18 @@ from jaxloop.losses.reduce import Metrics, Sum, select
 Batch = Mapping[str, jax.Array]
 Counts = dict[str, jax.Array]
 Memory = dict[str, jax.Array]
-Need = Literal["advantage", "reference", "previous", "teacher", "mismatch", "head"]
+Need = Literal[
+    "advantage",
+    "reference",
+    "previous",
+    "teacher",
+    "mismatch",
+    "head",
+    "token_reward",
+]
 """What the loop must provide beside tokens: advantages; log-probabilities of a
 reference, of a second one; a teacher's choices; completions under another prompt (KTO);
-a scalar head on the model."""
+a scalar head on the model; rewards by token (T-REG)."""
 Kind = Literal["demonstrations", "pairs", "labelled", "groups"]
 """What an objective trains on."""
 

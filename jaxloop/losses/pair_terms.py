@@ -7,6 +7,7 @@ Shapes: P pairs of B = 2 P rows, C completion tokens.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxloop.losses.divergence import EXPONENT_LIMIT
 from jaxloop.losses.objective import TokenStats
@@ -83,17 +84,17 @@ def token_regulariser(
     return masked_mean(pairs(gap_BC**2), pairs(active_BC), axis=1)
 
 
-def contrastive_reward(better_BC: jax.Array, worse_BC: jax.Array) -> jax.Array:
-    """T-REG's token rewards, by the model itself, within +-1/2: for `token_reward_BC`.
+def contrastive_reward(better: np.ndarray, worse: np.ndarray) -> np.ndarray:
+    """T-REG's token rewards, by the model itself, within +-1/2. On the host.
 
     r_t = sigmoid(log pi(y_t | a prompt for a better answer)
                   - log pi(y_t | a prompt for a worse answer)) - 1/2
 
     Zhou et al. 2024 (arXiv 2412.02685) (as recalled, not checked against the paper).
-    Use: where no process reward model is at hand.
+    Use: with `token_regulariser`; `Contrast` holds the two prompts.
     Names: -.
     """
-    return jax.nn.sigmoid(better_BC - worse_BC) - 0.5
+    return 0.5 * np.tanh(0.5 * (better - worse))  # the same, without overflow
 
 
 def optimism(log_ratio_P2: jax.Array, *, beta: float) -> jax.Array:

@@ -45,7 +45,8 @@ class Pairwise(PairObjective):
     """Weights of the preference loss: `pair_terms.wpo` or `wpo_plain`. TRL multiplies
     its `sft` term by them as well."""
     token_regulariser: float = 0.0
-    """Weight of T-REG's term; the batch must hold `token_reward_BC`."""
+    """Weight of T-REG's term. The token rewards, `token_reward_BC` in the batch, are
+    made by the `contrast` of a recipe or of the offline stage."""
     optimism: float = 0.0
     """Weight of SELM's term (its alpha)."""
 
@@ -71,6 +72,8 @@ class Pairwise(PairObjective):
         terms: list[Need] = []
         if self.token_regulariser or self.optimism:
             terms.append("reference")
+        if self.token_regulariser:
+            terms.append("token_reward")
         return super().needs.union(terms)
 
     def counts(self, batch: Batch) -> Counts:

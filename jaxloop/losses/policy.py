@@ -99,6 +99,26 @@ def limited(log_ratio: jax.Array) -> jax.Array:
     return jnp.clip(log_ratio, -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
 
 
+def both_ways(
+    term: Callable[[Tokens], Term], tokens: Tokens, opposed_BC: jax.Array
+) -> jax.Array:
+    """What equal pushes up and down leave of each other, (B, C) or (B, 1).
+
+    loss = l(opposed) + l(-opposed) - 2 l(0), l the term at that advantage
+
+    A term grows with |A| in proportion, at one rate where A > 0 and at another where
+    A < 0. So a sum of its losses over labels of weights w_j and advantages A_j is l(A)
+    plus this, with A = sum_j w_j A_j and `opposed` the smaller of sum_j w_j max(A_j, 0)
+    and sum_j w_j max(-A_j, 0). Inside the bounds of a clip it is 0.
+    """
+
+    def loss(advantage_BC: jax.Array) -> jax.Array:
+        return term(replace(tokens, advantage_BC=advantage_BC)).loss_BC
+
+    zero = loss(jnp.zeros_like(opposed_BC))
+    return loss(opposed_BC) + loss(-opposed_BC) - 2 * zero
+
+
 def clipped(
     tokens: Tokens,
     *,

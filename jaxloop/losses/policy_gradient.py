@@ -5,6 +5,7 @@ Shapes as in `objective.py`.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import get_args
 
 import jax
@@ -25,13 +26,12 @@ from jaxloop.losses.objective import (
     row_weights,
     valid_rows,
 )
-from jaxloop.losses.off_policy import OffPolicy, gap, strayed
+from jaxloop.losses.off_policy import OffPolicy, strayed
 from jaxloop.losses.policy import Aggregation, Level, Term, Tokens
+from jaxloop.losses.policy_metrics import ratio_metrics, sampler_metrics, token_mean
 from jaxloop.losses.reduce import (
-    Max,
     Mean,
     Metrics,
-    Min,
     count,
     masked_mean,
     masked_sum,
@@ -54,7 +54,9 @@ class Policy(Objective):
     batch is pushed, or `advantage_BC` by token; `mask_BC` says which tokens (turns,
     spans, not a tool's output) are trained on. `old_logp_BC` are the log-probabilities
     under the weights before this batch's first update. Without them the form is the
-    purely on-policy one: the ratio is 1, its gradient that of logp.
+    purely on-policy one: the ratio is 1, its gradient that of logp. With `opposed_B`
+    the loss is a sum over several labels (`PseudoLabels`); which tokens have strayed
+    (`off_policy`) then goes by the sum of their advantages.
     """
 
     loss: policy.TermFunction = policy.clipped
@@ -85,10 +87,12 @@ class Policy(Objective):
     lam_neg: float | None = None
     """Decay in the ratio where advantages are negative (`vespo`)."""
     aggregation: Aggregation | None = None
-    """Divide by the step's tokens ("token": dapo; bnpo too, with one micro-batch), by
-    each sequence's own length and then by the sequences ("sequence": grpo), by
-    sequences x max_completion_length ("constant": dr_grpo), or by the sequences ("sum":
-    luspo). None takes the term's own, "token" for most."""
+    """Divide by the step's tokens ("token": dapo), by each sequence's own length and
+    then by the sequences ("sequence": grpo), by sequences x max_completion_length
+    ("constant": dr_grpo), or by the sequences ("sum": luspo). None takes the term's
+    own, "token" for most. TRL's bnpo divides by the tokens of each micro-batch: its
+    loss depends on how a step is cut, which none does here. Where a step is one
+    micro-batch it is "token"."""
     max_completion_length: int = 512
     """The length that aggregation "constant" divides by; sampling's max_new_tokens."""
     kl: float = 0.0
@@ -203,12 +207,15 @@ class Policy(Objective):
         correction_BC = self._correction(tokens, batch)
         kept_BC = self._kept(stats.entropy_BC, mask_BC)
         term = self._term(tokens, correction_BC)
-        metrics = _ratio_metrics(tokens, term) | _sampler_metrics(
+        if "opposed_B" in batch:
+            left_BC = self._both_ways(tokens, correction_BC, batch)
+            term = replace(term, loss_BC=term.loss_BC + left_BC)
+        metrics = ratio_metrics(tokens, term) | sampler_metrics(
             tokens, batch.get("sampler_logp_BC"), correction_BC
         )
         pushed_BC, strayed_BC = kept_BC, self._strayed(tokens, batch)
         if strayed_BC is not None:
-            metrics["off_policy/strayed"] = _mean(strayed_BC, mask_BC)
+            metrics["off_policy/strayed"] = token_mean(strayed_BC, mask_BC)
             pushed_BC = kept_BC & ~strayed_BC
         total = self._total(select(term.loss_BC, pushed_BC), mask_BC, batch)
         here = self._denominator(self.counts(batch))
@@ -276,6 +283,15 @@ class Policy(Objective):
         term = self.loss(tokens, **self._numbers())
         return replace(term, loss_BC=term.loss_BC * correction_BC)
 
+    def _both_ways(
+        self, tokens: Tokens, correction_BC: jax.Array | None, batch: Batch
+    ) -> jax.Array:
+        """What the labels of a pseudo-labelled prompt add to the loss of their sum."""
+        opposed_B = select(batch["opposed_B"], valid_rows(batch))
+        opposed_B1 = jax.lax.stop_gradient(opposed_B)[:, None]
+        term = partial(self._term, correction_BC=correction_BC)
+        return policy.both_ways(term, tokens, opposed_B1)
+
     def _kept(self, entropy_BC: jax.Array, mask_BC: jax.Array) -> jax.Array:
         """The tokens of highest entropy, (B, C) bool."""
         if self.top_entropy == 1.0:
@@ -334,65 +350,3 @@ class Policy(Objective):
 
     def _way(self) -> Aggregation:
         return self.aggregation or policy.aggregation_of(self.loss)
-
-
-def _ratio_metrics(tokens: Tokens, term: Term) -> Metrics:
-    """How far the policy is from the old one, and where the clip acts (looking at the
-    ratio before any bound; min and max are over sequences)."""
-    mask_BC = tokens.mask_BC
-    size_BC = jnp.abs(tokens.log_ratio_BC)
-    metrics: Metrics = {
-        "ratio/log_mean": Mean.of(size_BC, mask_BC),
-        "ratio/log_max": Max.of(size_BC, mask_BC),
-    }
-    metrics |= {name: _mean(x_BC, mask_BC) for name, x_BC in term.metrics.items()}
-    if term.low_BC is None or term.high_BC is None:
-        return metrics
-    region_BC = term.low_BC | term.high_BC
-    low_B, high_B = _by_row(term.low_BC, mask_BC), _by_row(term.high_BC, mask_BC)
-    some_B = mask_BC.any(axis=1)
-    return metrics | {
-        "clip_ratio/low_mean": _mean(term.low_BC, mask_BC),
-        "clip_ratio/low_min": Min.of(low_B, some_B),
-        "clip_ratio/high_mean": _mean(term.high_BC, mask_BC),
-        "clip_ratio/high_max": Max.of(high_B, some_B),
-        "clip_ratio/region_mean": _mean(region_BC, mask_BC),
-    }
-
-
-def _sampler_metrics(
-    tokens: Tokens, sampler_BC: jax.Array | None, correction_BC: jax.Array | None
-) -> Metrics:
-    """How far the sampler's log-probabilities are from the old ones, and the weights
-    that make up for it (without a correction the bare ratios).
-
-    A token whose sampler log-probability is missing (NaN) is left out.
-    """
-    if sampler_BC is None:
-        return {}
-    known_BC = tokens.mask_BC & jnp.isfinite(sampler_BC)
-    gap_BC = gap(tokens.old_logp_BC, sampler_BC, tokens.mask_BC)
-    weight_BC = jnp.exp(policy.limited(gap_BC))
-    if correction_BC is not None:
-        weight_BC = jnp.broadcast_to(correction_BC, known_BC.shape)
-    size_BC = jnp.abs(gap_BC)
-    return {
-        "sampling/sampling_logp_difference/mean": Mean.of(size_BC, known_BC),
-        "sampling/sampling_logp_difference/max": Max.of(size_BC, known_BC),
-        "sampling/importance_sampling_ratio/min": Min.of(weight_BC, known_BC),
-        "sampling/importance_sampling_ratio/mean": Mean.of(weight_BC, known_BC),
-        "sampling/importance_sampling_ratio/max": Max.of(weight_BC, known_BC),
-    }
-
-
-def _mean(x_BC: jax.Array, mask_BC: jax.Array) -> Mean:
-    """Over tokens; where there is one value a sequence, over sequences with tokens."""
-    if x_BC.shape != mask_BC.shape:
-        mask_BC = mask_BC.any(axis=1, keepdims=True)
-    return Mean.of(x_BC, mask_BC)
-
-
-def _by_row(x_BC: jax.Array, mask_BC: jax.Array) -> jax.Array:
-    """(B,): the mean over a sequence's tokens."""
-    x_BC = jnp.broadcast_to(x_BC, mask_BC.shape).astype(jnp.float32)
-    return masked_mean(x_BC, mask_BC, axis=1)

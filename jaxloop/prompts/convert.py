@@ -202,14 +202,14 @@ class Conversion:
         text = demonstrations.completion_text(side)
         if prompt.messages is None:
             ids = demonstrations.with_eos(self.tokenizer.encode(text), self.tokenizer)
-        else:
-            _, ids = demonstrations.conversation_completion(
-                prompt.messages,
-                _messages(side),
-                self.tokenizer,
-                **_template_kwargs(row),
-            )
-        return Rollout(prompt.id, index, ids, text, (), (), "eos")
+            return Rollout(prompt.id, index, ids, text, (), (), "eos")
+        _, ids, others = demonstrations.conversation_completion(
+            prompt.messages,
+            _messages(side),
+            self.tokenizer,
+            **_template_kwargs(row),
+        )
+        return Rollout(prompt.id, index, ids, text, (), (), "eos", masked=others)
 
 
 def _messages(completion: Content) -> Messages:

@@ -2,7 +2,8 @@
 
 Text and completion are tokenised apart and joined, so the border between them never
 moves. In a conversation the border comes from the chat template: from its own marks of
-what the assistant wrote, else from prefixes, and those are checked.
+what the assistant wrote, else from prefixes, and those are checked. What a tool said
+is read by the model, and never trained on.
 """
 
 from collections.abc import Sequence
@@ -56,8 +57,7 @@ def from_conversation(
             messages, add_generation_prompt=False, **template_kwargs
         )
         return Demonstration(id, ids, (1,) * len(ids))
-    mark = _marked if tokenizer.marks_generation else _by_prefixes
-    ids, mask = mark(messages, tokenizer, first, template_kwargs)
+    ids, mask = _mark(messages, tokenizer, first, template_kwargs)
     if not any(mask):
         raise ValueError("the conversation holds nothing that the assistant wrote")
     if messages[-1]["role"] == "assistant" and ids[_last_one(mask)] not in (
@@ -74,9 +74,19 @@ def conversation_completion(
     completion: Messages,
     tokenizer: Tokenizer,
     **template_kwargs: Any,
-) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """(prompt ids, completion ids with their end) of a conversation in two parts.
-    ValueError where the template rewrites the prompt once the completion follows."""
+) -> tuple[tuple[int, ...], tuple[int, ...], tuple[tuple[int, int], ...]]:
+    """(prompt ids, completion ids with their end, spans of the completion that the
+    assistant did not write) of a conversation in two parts.
+
+    The spans, [start, end), are there where the completion has several messages: what
+    tools said, and what the template writes between two turns. ValueError where the
+    template rewrites the prompt once the completion follows, and for a completion that
+    ends with another's message.
+    """
+    if (role := completion[-1]["role"]) != "assistant":
+        raise ValueError(
+            f"a completion ends with the assistant's message, not {role}'s"
+        )
     prompt_ids = tokenizer.chat_ids(
         prompt, add_generation_prompt=True, **template_kwargs
     )
@@ -84,8 +94,14 @@ def conversation_completion(
         (*prompt, *completion), add_generation_prompt=False, **template_kwargs
     )
     _check_prefix(prompt_ids, ids, tokenizer, len(prompt))
-    end = _turn_end(ids, len(prompt_ids), len(ids), tokenizer)
-    return prompt_ids, with_eos(ids[len(prompt_ids) : end], tokenizer)
+    first = len(prompt_ids)
+    end = _turn_end(ids, first, len(ids), tokenizer)
+    completion_ids = with_eos(ids[first:end], tokenizer)
+    if len(completion) == 1:
+        return prompt_ids, completion_ids, ()
+    _, mask = _mark((*prompt, *completion), tokenizer, len(prompt), template_kwargs)
+    others = tuple(_runs([1 - m for m in mask[first:end]]))
+    return prompt_ids, completion_ids, others
 
 
 def with_eos(ids: Sequence[int], tokenizer: Tokenizer) -> tuple[int, ...]:
@@ -93,6 +109,13 @@ def with_eos(ids: Sequence[int], tokenizer: Tokenizer) -> tuple[int, ...]:
     if ids and ids[-1] in tokenizer.eos_ids:
         return tuple(ids)
     return (*ids, tokenizer.eos_ids[0])
+
+
+def _mark(messages: Messages, tokenizer: Tokenizer, first: int, kwargs):
+    """(ids, mask that is 1 on what the assistant wrote from message `first` on, with
+    the token that ends each of its turns)."""
+    mark = _marked if tokenizer.marks_generation else _by_prefixes
+    return mark(messages, tokenizer, first, kwargs)
 
 
 def _marked(messages: Messages, tokenizer: Tokenizer, first: int, kwargs):

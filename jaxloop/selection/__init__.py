@@ -10,7 +10,6 @@ from jaxloop.selection.advantages import (
     PerRole,
     ReinforcePlusPlus,
     group_advantages,
-    groups,
     rewards_of,
 )
 from jaxloop.selection.consistency import (
@@ -26,6 +25,7 @@ from jaxloop.selection.filters import (
     drop_identical,
     pair_metrics,
 )
+from jaxloop.selection.grouping import groups
 from jaxloop.selection.joint_order import (
     JointOrder,
     JointScore,

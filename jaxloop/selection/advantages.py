@@ -16,7 +16,7 @@ from typing import Literal, Protocol, get_args
 
 import numpy as np
 
-from jaxloop.records import Group, Rollout, Score, Scored
+from jaxloop.records import Rollout, Score, Scored
 from jaxloop.selection.selectors import CORRECT
 
 Scale = Literal["group", "batch", "none"]
@@ -314,24 +314,6 @@ def advantages_of(scored: Sequence[Scored], advantage: Advantage) -> np.ndarray:
         return of_scored(scored)
     assert callable(advantage), f"{advantage} is not an advantage"
     return advantage(rewards_of(scored))
-
-
-def groups(scored: Sequence[Scored], advantage: Advantage) -> list[Group]:
-    """Every prompt with its rollouts and their advantages, in the same order."""
-    if not scored:
-        return []
-    advantages_PG = advantages_of(scored, advantage)
-    if not np.isfinite(advantages_PG).all():
-        raise ValueError(f"{advantage} gave what is no number; unscored samples get 0")
-    return [
-        Group(
-            row.prompt,
-            row.rollouts,
-            row.scores,
-            tuple(float(a) for a in advantages_G[: len(row.rollouts)]),
-        )
-        for row, advantages_G in zip(scored, advantages_PG, strict=True)
-    ]
 
 
 def _table(

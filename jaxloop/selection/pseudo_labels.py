@@ -24,6 +24,7 @@ from jaxloop.selection.advantages import (
     components_of,
     rewards_of,
 )
+from jaxloop.selection.grouping import opposed_of
 from jaxloop.selection.selectors import votes_of
 
 
@@ -89,8 +90,9 @@ class PseudoLabels:
     RESTRAIN's pseudo-label weighting (arXiv 2510.02172). A unanimous prompt gives
     zeros. With width 0 it is majority voting (TTRL, arXiv 2504.16084, as recalled, not
     checked against the paper; equal answers share). Needs a scorer that votes; its
-    values are not looked at. One update a batch has the gradient of the weighted sum of
-    the labels' losses; from the second on, where ratios are clipped, it comes near it.
+    values are not looked at. The loss is exactly sum_j w_j x (the loss with the
+    advantages A_ij), also where ratios are clipped label by label, from a batch's
+    second update on: `opposed` carries what the sum A_i cannot say.
     Use: without gold answers, where a majority may be wrong.
     Names: -.
     """
@@ -106,6 +108,15 @@ class PseudoLabels:
             raise ValueError(f"PseudoLabels: width = {self.width} must not be negative")
 
     def of_scored(self, scored: Sequence[Scored]) -> np.ndarray:
+        up_PG, down_PG = self._pushes(scored)
+        return (up_PG - down_PG).astype(np.float32)
+
+    def opposed(self, scored: Sequence[Scored]) -> np.ndarray:
+        """The smaller of the labels' pushes up and down, which cancels in A."""
+        return np.minimum(*self._pushes(scored)).astype(np.float32)
+
+    def _pushes(self, scored: Sequence[Scored]) -> tuple[np.ndarray, np.ndarray]:
+        """sum_j w_j max(A_ij, 0) and sum_j w_j max(-A_ij, 0), (P, G) float64."""
         rows, owners, weights = [], [], []
         for p, row in enumerate(scored):
             rewards_GM, share_M = vote_matrix(row)
@@ -113,12 +124,14 @@ class PseudoLabels:
             owners += [p] * len(share_M)
             of_labels_M = label_weights(share_M, width=self.width, centre=self.centre)
             weights += of_labels_M.tolist()
-        advantages_PG = np.zeros(rewards_of(scored).shape)
+        up_PG = np.zeros(rewards_of(scored).shape)
+        down_PG = np.zeros_like(up_PG)
         if rows:
             each_RG = advantages_of(rows, self.advantage)
             for p, weight, each_G in zip(owners, weights, each_RG, strict=True):
-                advantages_PG[p, : len(each_G)] += weight * each_G
-        return advantages_PG.astype(np.float32)
+                up_PG[p, : len(each_G)] += weight * np.maximum(each_G, 0)
+                down_PG[p, : len(each_G)] += weight * np.maximum(-each_G, 0)
+        return up_PG, down_PG
 
 
 @dataclass(frozen=True)
@@ -146,12 +159,22 @@ class FirstAgreement:
             raise ValueError(f"FirstAgreement: width = {self.width} must be above 0")
 
     def of_scored(self, scored: Sequence[Scored]) -> np.ndarray:
-        share_PG = components_of(scored, self.component)
         advantages_PG = advantages_of(scored, self.advantage)
+        return (advantages_PG * self._weights(scored)).astype(np.float32)
+
+    def opposed(self, scored: Sequence[Scored]) -> np.ndarray | None:
+        """That of the advantage inside, weighted alike."""
+        opposed_PG = opposed_of(scored, self.advantage)
+        if opposed_PG is None:
+            return None
+        return (opposed_PG * self._weights(scored)).astype(np.float32)
+
+    def _weights(self, scored: Sequence[Scored]) -> np.ndarray:
+        """u, (P, G)."""
+        share_PG = components_of(scored, self.component)
         # Samples without an answer have no component, and no advantage to weigh.
         known_PG = np.where(np.isnan(share_PG), 0.0, share_PG)
-        weight_PG = gaussian(known_PG, width=self.width, centre=self.centre)
-        return (advantages_PG * weight_PG).astype(np.float32)
+        return gaussian(known_PG, width=self.width, centre=self.centre)
 
 
 def _rewarded(row: Scored, rewards_G: np.ndarray) -> Scored:

@@ -20,6 +20,7 @@ from jaxloop.selection.advantages import (
     column_of,
     rewards_of,
 )
+from jaxloop.selection.grouping import opposed_of
 from jaxloop.selection.selectors import votes_of
 
 
@@ -98,14 +99,17 @@ class NegativeOffset:
 
     def of_scored(self, scored: Sequence[Scored]) -> np.ndarray:
         weak_P = np.array([self._weak(row) for row in scored], bool)
-        rows = [
-            _zeroed(row) if weak else row
-            for row, weak in zip(scored, weak_P, strict=True)
-        ]
         known_PG = ~np.isnan(rewards_of(scored))
         pushed_PG = known_PG & weak_P[:, None]
-        advantages_PG = advantages_of(rows, self.advantage)
+        advantages_PG = advantages_of(self._shaped(scored), self.advantage)
         return (advantages_PG - self.offset * pushed_PG).astype(np.float32)
+
+    def opposed(self, scored: Sequence[Scored]) -> np.ndarray | None:
+        """That of the advantage inside: the offset pushes one way only."""
+        return opposed_of(self._shaped(scored), self.advantage)
+
+    def _shaped(self, scored: Sequence[Scored]) -> list[Scored]:
+        return [_zeroed(row) if self._weak(row) else row for row in scored]
 
     def _weak(self, row: Scored) -> bool:
         known = [score for score in row.scores if score.value is not None]
@@ -130,11 +134,19 @@ class PromptWeight:
     column: str = "weight"
 
     def of_scored(self, scored: Sequence[Scored]) -> np.ndarray:
-        weight_P = np.array(
-            [float(column_of(row, self.column, self)) for row in scored]
-        )
         advantages_PG = advantages_of(scored, self.advantage)
-        return (advantages_PG * weight_P[:, None]).astype(np.float32)
+        return (advantages_PG * self._weights(scored)).astype(np.float32)
+
+    def opposed(self, scored: Sequence[Scored]) -> np.ndarray | None:
+        """That of the advantage inside, weighted alike."""
+        opposed_PG = opposed_of(scored, self.advantage)
+        if opposed_PG is None:
+            return None
+        return (opposed_PG * np.abs(self._weights(scored))).astype(np.float32)
+
+    def _weights(self, scored: Sequence[Scored]) -> np.ndarray:
+        """(P, 1)."""
+        return np.array([[float(column_of(r, self.column, self))] for r in scored])
 
 
 def to_go(rewards: np.ndarray, *, discount: float = 1.0) -> np.ndarray:

@@ -71,8 +71,9 @@ def rows(
     """Token arrays of (prompt, completion) rows; None is a row of padding.
 
     tokens, positions, segments: int32 (B, T) with T = layout.prompt + columns.
-    mask_BC: float32 (B, columns), 1 on completion tokens. sampler_logp_BC: float32, the
-    sampler's untruncated log-probabilities, 0 where masked.
+    mask_BC: float32 (B, columns), 1 on completion tokens that are trained on (not on a
+    tool's). sampler_logp_BC: float32, the sampler's untruncated log-probabilities, 0
+    past the end.
     """
     B, P, T = len(items), layout.prompt, layout.prompt + columns
     tokens_BT = np.full((B, T), pad_id, np.int32)
@@ -89,7 +90,7 @@ def rows(
         tokens_BT[b, P:last] = rollout.token_ids
         positions_BT[b, first:last] = np.arange(last - first)
         segments_BT[b, first:last] = 1
-        mask_BC[b, : last - P] = 1
+        mask_BC[b, : last - P] = rollout.mask
         if rollout.logps:  # pairs from a file have none
             logp_BC[b, : last - P] = rollout.logps
     return {
@@ -195,8 +196,9 @@ def group_batch(
 ) -> Batch:
     """All rollouts of all groups, padded with invalid rows up to `size` rows.
 
-    Beside what `rows` gives: `drawn_logp_BC`, `advantage_B`, `reward_B` (NaN where
-    unscored), `group_B` (the number of the group) and `truncated_B`.
+    Beside what `rows` gives: `drawn_logp_BC`, `advantage_B`, `opposed_B` (where groups
+    have that), `reward_B` (NaN where unscored), `group_B` (the number of the group) and
+    `truncated_B`.
     """
     items: list[Row | None] = [
         (group.prompt, rollout) for group in groups for rollout in group.rollouts
@@ -218,6 +220,8 @@ def group_batch(
     for b, rollout in enumerate(rollouts):
         batch["drawn_logp_BC"][b, : len(rollout.drawn_logps)] = rollout.drawn_logps
     rewards = [math.nan if value is None else value for value in scores]
+    if any(group.opposed for group in groups):
+        batch["opposed_B"] = column([x for group in groups for x in group.opposed])
     return batch | {
         "valid_B": column(1.0),
         "advantage_B": column([a for group in groups for a in group.advantages]),

@@ -86,7 +86,7 @@ def test_token_regulariser_pulls_token_rewards_to_their_targets():
     np.testing.assert_allclose(loss, by_hand, rtol=1e-5)
     slope_BC = 2.0 * 2 * 0.1 * gap_BC / tokens_P[:, None] / pairs
     np.testing.assert_allclose(gradient_BC, slope_BC.reshape(8, -1), rtol=1e-4)
-    assert alone.needs == {"reference"}
+    assert alone.needs == {"reference", "token_reward"}
 
 
 def test_contrastive_rewards_are_squashed_around_zero():

@@ -77,6 +77,34 @@ def test_micro_batches_add_up_to_the_step(seed):
         jax.tree.map(partial(assert_close, err_msg=name), summed, full[name][:2])
 
 
+def test_opposite_labels_make_exactly_the_weighted_sum_of_their_losses(whole):
+    """Of every term, at ratios outside of the clip too: the sum of the advantages, and
+    what cancels in it, say all."""
+    logp_BC, batch, _ = whole
+    rng = np.random.default_rng(1)
+    share_J = np.array([0.5, 0.3, 0.2])
+    each_JB = np.abs(rng.normal(size=(3, 4))) * [[1], [-1], [1]]
+    each_JB = np.where(batch["valid_B"], each_JB, np.nan)
+    up_B, down_B = (share_J @ np.maximum(sign * each_JB, 0) for sign in (1, -1))
+    *apart, folded = (
+        batch | {"advantage_B": jnp.float32(advantage_B)}
+        for advantage_B in (*each_JB, up_B - down_B)
+    )
+    counts = counted(batch)
+    apart = [evaluate_all(logp_BC, labelled, counts) for labelled in apart]
+    alone = evaluate_all(logp_BC, folded, counts)
+    folded |= {"opposed_B": jnp.float32(np.minimum(up_B, down_B))}
+    together = evaluate_all(logp_BC, folded, {name: counts[name] for name in TERMS})
+    for name, (loss, gradients, _) in together.items():
+        expected = jax.tree.map(
+            lambda *xs: sum(w * x for w, x in zip(share_J, xs, strict=True)),
+            *(results[name][:2] for results in apart),
+        )
+        jax.tree.map(partial(assert_close, err_msg=name), (loss, gradients), expected)
+    missed = {name for name in TERMS if abs(alone[name][0] - together[name][0]) > 1e-4}
+    assert len(missed) > 5  # the sum of the advantages alone does not do
+
+
 @pytest.mark.parametrize("empty", ["mask_BC", "valid_B"])
 def test_nothing_to_learn_from_gives_zero_loss_and_gradient(whole, empty):
     logp_BC, batch, _ = whole

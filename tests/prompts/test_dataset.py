@@ -152,6 +152,19 @@ def test_conversational_pairs_share_their_prompt(write_jsonl, bpe):
     assert (pair.rejected.text, pair.rejected.index) == ("no more", 1)
 
 
+def test_examples_do_not_learn_what_tools_said(write_jsonl, bpe):
+    tool = {"role": "tool", "content": "hello"}
+    row = {"prompt": [USER], "rejected": [END], "label": True}
+    row["chosen"] = row["completion"] = [END, tool, END]
+    path = write_jsonl([row])
+    dataset = JsonlData(pairs=path, labelled=path).load(bpe)
+    ((start, end),) = dataset.pairs[0].chosen.masked
+    told = bpe.hf.decode(dataset.pairs[0].chosen.token_ids[start:end])
+    assert told == "\n<|im_start|>tool\nhello<|im_end|>\n<|im_start|>assistant\n"
+    assert dataset.pairs[0].rejected.masked == ()
+    assert dataset.labelled[0].rollout.masked == ((start, end),)
+
+
 @pytest.mark.parametrize("learned", ["train", "demonstrations"])
 def test_what_is_tested_must_not_be_trained_on(write_jsonl, bpe, learned):
     test = write_jsonl(QUESTIONS[2:], "test.jsonl")

@@ -4,7 +4,7 @@ import pytest
 
 from jaxloop.prompts import demonstrations
 from jaxloop.prompts.demonstrations import from_conversation
-from jaxloop.records import Demonstration
+from jaxloop.records import Demonstration, Rollout
 
 TALK = (
     {"role": "system", "content": "be kind"},
@@ -55,11 +55,43 @@ def test_only_the_completion_of_a_longer_conversation_is_trained_on(name, reques
 
 
 def test_prompt_and_completion_join_to_the_whole_conversation(bpe):
-    prompt, completion = demonstrations.conversation_completion(TALK[:4], TALK[4:], bpe)
+    prompt, completion, others = demonstrations.conversation_completion(
+        TALK[:4], TALK[4:], bpe
+    )
+    assert others == ()
     assert prompt == bpe.chat_ids(TALK[:4], add_generation_prompt=True)
     assert bpe.hf.decode(completion) == "no more<|im_end|>"
     made = from_conversation("x", TALK, bpe, first=4)
     assert made.token_ids[: len(prompt) + len(completion)] == prompt + completion
+
+
+TOOLS = (
+    {"role": "assistant", "content": "say"},
+    {"role": "tool", "content": "hello"},
+    {"role": "tool", "content": "hello"},
+    {"role": "assistant", "content": "the end"},
+)
+
+
+@pytest.mark.parametrize("name", ["bpe", "marked"])
+def test_what_tools_say_in_a_completion_is_masked(name, request):
+    """In pairs and labelled completions as in demonstrations."""
+    tokenizer = request.getfixturevalue(name)
+    prompt, completion, others = demonstrations.conversation_completion(
+        TALK[:2], TOOLS, tokenizer
+    )
+    read = [tokenizer.hf.decode(completion[start:end]) for start, end in others]
+    tool = "<|im_start|>tool\nhello<|im_end|>\n"
+    assert read == ["\n" + tool + tool + "<|im_start|>assistant\n"]
+    learnt = Rollout("", 0, completion, "", (), (), "eos", masked=others)
+    made = from_conversation("x", (*TALK[:2], *TOOLS), tokenizer)
+    assert trained(made, tokenizer) == "say<|im_end|>the end<|im_end|>"
+    ids = prompt + completion
+    assert made.token_ids[: len(ids)] == ids
+    assert made.mask[: len(ids)] == (0,) * len(prompt) + learnt.mask
+    assert not any(made.mask[len(ids) :])
+    with pytest.raises(ValueError, match="ends with the assistant's message, not tool"):
+        demonstrations.conversation_completion(TALK[:2], TOOLS[:2], tokenizer)
 
 
 # A template in the manner of reasoning models: earlier answers are cut.

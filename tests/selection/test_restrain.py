@@ -2,12 +2,16 @@
 
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jaxloop.losses.objectives import Policy
 from jaxloop.records import Prompt, Rollout
 from jaxloop.scoring import After, MajorityVote, Shuffled
 from jaxloop.selection import (
@@ -16,12 +20,14 @@ from jaxloop.selection import (
     GroupAdvantage,
     LeaveOneOut,
     NegativeOffset,
+    PromptWeight,
     PseudoLabels,
     groups,
     label_weights,
     vote_matrix,
 )
 from jaxloop.selection.pseudo_labels import gaussian
+from tests.losses.policy_samples import evaluate
 from tests.selection.samples import row, voted
 
 few = settings(max_examples=30)
@@ -121,43 +127,49 @@ def test_the_fold_is_the_weighted_sum_over_labels(texts, width):
             assert (folded_G[len(text) :] == 0).all()
 
 
-def surrogate(logits_V, picked_G, old_G, advantages_G):
-    """GRPO's clipped objective of one-token samples, in float64."""
-    logp_V = logits_V - np.log(np.exp(logits_V).sum())
-    ratio_G = np.exp(logp_V[picked_G] - old_G)
-    pushed_G = np.clip(ratio_G, 0.8, 1.2) * advantages_G
-    return np.minimum(ratio_G * advantages_G, pushed_G).mean()
-
-
-def slope(f, x_V, step=1e-6):
-    basis = np.eye(len(x_V)) * step
-    return np.array([(f(x_V + e) - f(x_V - e)) / (2 * step) for e in basis])
-
-
-def test_the_fold_has_the_gradient_of_the_labels_losses_at_ratio_1():
-    scored = voted("a", "1121233")
-    picked_G = np.array([int(t) for t in "1121233"])
-    logits_V = np.array([0.3, -0.2, 1.0, 0.1])
-    logp_V = logits_V - np.log(np.exp(logits_V).sum())
-    old_G = logp_V[picked_G]
+def test_the_loss_of_the_fold_is_that_of_the_labels_at_any_ratio():
+    """With what `opposed` says, clipped or not; the fold alone has it at ratio 1."""
+    scored = agreed(voted("a", "1121233"), 0.5)
+    logp_B1 = np.array([[-0.3], [-1], [-2], [-0.7], [-0.1], [-3], [-0.4]], np.float32)
     rewards_GM, share_M = vote_matrix(scored)
-    weights_M = label_weights(share_M, width=0.5)
-    each_MG = GroupAdvantage()(rewards_GM.T)
-    folded_G = PseudoLabels(GroupAdvantage(), 0.5).of_scored([scored])[0]
+    weights_M = trust(0.5) * label_weights(share_M, width=0.5)
+    group = groups([scored], chain(GroupAdvantage(), minimum=0.0))[0]
+    assert min(group.opposed) > 0
 
-    def explicit(logits_V):
-        losses = (surrogate(logits_V, picked_G, old_G, a_G) for a_G in each_MG)
-        return sum(w * loss for w, loss in zip(weights_M, losses, strict=True))
+    def told(old_B1, **advantages):
+        batch = {"mask_BC": np.ones((7, 1)), "old_logp_BC": old_B1} | advantages
+        return evaluate(Policy(), logp_B1, jax.tree.map(jnp.float32, batch))[:2]
 
-    def fold(logits_V):
-        return surrogate(logits_V, picked_G, old_G, folded_G)
+    for moved in (0.0, 0.5):
+        old_B1 = logp_B1 + moved * np.array([[1, -1, 1, 1, -1, 0.1, -1]]).T
+        each_MG = GroupAdvantage()(rewards_GM.T)
+        apart = [told(old_B1, advantage_B=each_G) for each_G in each_MG]
+        expected = jax.tree.map(
+            lambda *xs: sum(w * x for w, x in zip(weights_M, xs, strict=True)), *apart
+        )
+        fold = {"advantage_B": np.array(group.advantages)}
+        exact = told(old_B1, **fold, opposed_B=np.array(group.opposed))
+        jax.tree.map(partial(np.testing.assert_allclose, atol=1e-6), exact, expected)
+        gap = np.abs(told(old_B1, **fold)[1][0] - expected[1][0]).max()
+        assert gap > 1e-3 if moved else gap < 1e-6
 
+
+def test_what_opposed_says_goes_through_the_chain():
+    weak, sure = agreed(voted("weak", "1234"), 0.25), agreed(voted("sure", "1112"), 0.5)
+    labels = PseudoLabels(DR_GRPO, 0.5)
+    inside_PG = labels.opposed([weak, sure])
+    assert (inside_PG > 0).all()
+    found_PG = chain(DR_GRPO).opposed([weak, sure])
+    np.testing.assert_allclose(found_PG[0], 0)  # rewards := 0, so the offset is all
+    np.testing.assert_allclose(found_PG[1], trust(0.5) * inside_PG[1], rtol=1e-6)
+    heavy = replace(sure, prompt=replace(sure.prompt, columns={"weight": 2.0}))
     np.testing.assert_allclose(
-        slope(fold, logits_V), slope(explicit, logits_V), atol=1e-6
+        PromptWeight(labels).opposed([heavy])[0], 2 * inside_PG[1]
     )
-    assert np.abs(slope(fold, logits_V)).max() > 1e-3
-    far_V = logits_V + np.array([0, 1.0, 0, -1.0])  # ratios are clipped: no equality
-    assert np.abs(slope(fold, far_V) - slope(explicit, far_V)).max() > 1e-3
+    # Majority voting has one label, and nothing to oppose it.
+    assert (PseudoLabels(DR_GRPO, 0.0).opposed([weak, sure])[1] == 0).all()
+    for plain in (DR_GRPO, OPO(), NegativeOffset(DR_GRPO, 0.5, 1.0)):
+        assert groups([sure], plain)[0].opposed == ()
 
 
 @few

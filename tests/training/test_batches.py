@@ -5,7 +5,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from jaxloop.records import Group, Labelled, Pair, Prompt, Rollout, Score
+from jaxloop.loop.selecting import imitate
+from jaxloop.records import (
+    Group,
+    Labelled,
+    Pair,
+    Prompt,
+    Rollout,
+    Score,
+    from_json,
+    to_json,
+)
 from jaxloop.training.batches import (
     Layout,
     example_batch,
@@ -90,6 +100,25 @@ def test_no_examples_make_a_batch_of_the_same_arrays(kind):
         k: x.shape for k, x in made[1].items()
     }
     assert not made[1]["valid_B"].any()
+
+
+def test_masked_tokens_are_read_and_not_trained_on():
+    whole, own = pair(0), prompt(0)
+    spared = replace(rollout(own, 0, 6), masked=((1, 3), (4, 5)))
+    assert from_json(Rollout, to_json(spared)) == spared
+    mask = [1, 0, 0, 1, 0, 1, 0, 0]
+    pairs = [replace(whole, chosen=spared)]
+    batch = example_batch(pairs, example_rows(pairs), LAYOUT, 0, 1, {}, kind="pairs")
+    # No objective learns where the mask is 0: tests/losses.
+    assert batch["mask_BC"].tolist() == [mask, [1, 1, 0, 0, 0, 0, 0, 0]]
+    assert batch["tokens_BT"][0, 8:14].tolist() == list(spared.token_ids)
+    assert batch["segments_BT"][0, 8:].tolist() == [1] * 6 + [0] * 2
+    group = Group(own, (spared,), (Score(1.0),), (0.5,), (0.25,))
+    batch = group_batch([group], LAYOUT, 0, 2)
+    assert batch["mask_BC"].tolist() == [mask, [0] * 8]
+    assert batch["opposed_B"].tolist() == [0.25, 0]
+    assert "opposed_B" not in group_batch([replace(group, opposed=())], LAYOUT, 0, 2)
+    assert imitate(own, spared).mask == (0, *mask[:6])
 
 
 def test_groups_tell_rewards_truncation_and_who_belongs_together():
