@@ -2,7 +2,8 @@
 
 A claim is something that a paper shows, tried at toy scale. Its script holds a `Claim`
 and calls `main`; the table that it prints is kept in `docs/claims.md` (`--write`).
-Runs that are finished already are not run again, and interrupted ones go on.
+Runs that are finished already are not run again, and interrupted ones go on. Where a
+claim has a `start`, its supervised stage is run once a seed, and all arms begin there.
 """
 
 import argparse
@@ -22,6 +23,8 @@ from jaxloop.metrics import read_metrics
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "claims.md"
 Lines = list[dict]
+ALONE = ("recipe=none", "offline=none", "prompts=none")  # the supervised stage
+ALONE += ("evaluation.scorer=none", "checkpoint.best=")
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,8 @@ class Arm:
     """`irpo.py:tiny`, of `configs/`."""
     overrides: tuple[str, ...] = ()
     """`{seed}` in them is the run's."""
+    worlds: tuple[str, ...] = ("data",)
+    """Settings that make the problems; each gets the run's seed."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,8 @@ class Claim:
     """What the paper shows, in a sentence."""
     arms: tuple[Arm, ...]
     columns: tuple[Column, ...]
+    start: Arm | None = None
+    """Whose supervised stage all arms of a seed begin from; without, each has one."""
     seen: str = ""
     """What was seen here, and where that differs the likely reason."""
 
@@ -98,20 +105,40 @@ def accuracy(name: str = "accuracy, %", set_name: str = "") -> tuple[Column, Col
     )
 
 
-def run(arm: Arm, seed: int, out: Path, more: Sequence[str]) -> Lines:
-    """The metrics of a finished run of the arm."""
-    folder = out / f"{arm.name.replace(' ', '-')}-{seed}"
-    command = [sys.executable, "-m", "jaxloop", "run", f"configs/{arm.spec}"]
-    command += [f"out={folder}", f"seed={seed}", f"data.seed={seed}"]
-    command += [word.format(seed=seed) for word in arm.overrides]
-    command += ["tensorboard=false", *more]
+def jaxloop(out: Path, *words: str) -> None:
+    """The command, from the root; ends the script where it fails."""
+    command = [sys.executable, "-m", "jaxloop", *words]
     env = os.environ | {
-        "JAX_COMPILATION_CACHE_DIR": str(out / "compiled"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
+        "JAX_COMPILATION_CACHE_DIR": str(out.parent / "compiled"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"{' '.join(command)}\n{done.stdout}\n{done.stderr}")
+
+
+def settings(arm: Arm, seed: int) -> list[str]:
+    """The overrides that make it the arm's run of that seed."""
+    seeds = [f"{world}.seed={seed}" for world in arm.worlds]
+    given = [word.format(seed=seed) for word in arm.overrides]
+    return [f"seed={seed}", *seeds, *given, "tensorboard=false"]
+
+
+def started(arm: Arm, seed: int, out: Path, more: Sequence[str]) -> list[str]:
+    """Overrides that begin from the arm's model after its supervised stage."""
+    folder, model = out / f"start-{seed}", out / f"model-{seed}"
+    if not model.exists():
+        words = [*settings(arm, seed), *more, *ALONE]
+        jaxloop(out, "run", f"configs/{arm.spec}", f"out={folder}", *words)
+        jaxloop(out, "convert", str(folder / "checkpoints" / "latest"), str(model))
+    return ["sft=none", "model.shape=none", f"model.path={model}"]
+
+
+def run(arm: Arm, seed: int, out: Path, more: Sequence[str]) -> Lines:
+    """The metrics of a finished run of the arm."""
+    folder = out / f"{arm.name.replace(' ', '-')}-{seed}"
+    words = [*settings(arm, seed), *more]
+    jaxloop(out, "run", f"configs/{arm.spec}", f"out={folder}", *words)
     return read_metrics(folder / "metrics.jsonl")
 
 
@@ -168,9 +195,12 @@ def main(claim: Claim, file: str) -> None:
     began = time.monotonic()
     runs: dict[str, list[Lines]] = {arm.name: [] for arm in claim.arms}
     for seed in range(options.seeds):
+        words = [*more]
+        if claim.start is not None:
+            words += started(claim.start, seed, out, more)
         for arm in claim.arms:
             print(f"{arm.name}, seed {seed} ...", file=sys.stderr, flush=True)
-            runs[arm.name].append(run(arm, seed, out, more))
+            runs[arm.name].append(run(arm, seed, out, words))
     spent = out / "minutes"  # of all calls, where a script was run in parts
     minutes = (time.monotonic() - began) / 60
     minutes += float(spent.read_text()) if spent.exists() else 0.0

@@ -29,6 +29,12 @@ CLAIM = Claim(
         Column("tokens, before", first(LENGTH)),
         Column("tokens, after", last(LENGTH)),
     ),
+    seen=(
+        "Half reproduced. Fresh samples are best by far; samples that are up to 10 "
+        "updates old are no better than the first model's here, where 30 updates "
+        "renew them three times only. Lengths do not degenerate without a new "
+        "reference: answers end where the form ends."
+    ),
 )
 
 if __name__ == "__main__":

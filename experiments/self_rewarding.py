@@ -21,6 +21,11 @@ CLAIM = Claim(
         *accuracy("verdicts, %", "verdicts"),
         Column("judge's accuracy on its samples, %", last("judge/accuracy", scale=100)),
     ),
+    seen=(
+        "Half reproduced. Answers get better by the model's own verdicts and not by "
+        "random ones. The judge has no room to get better (99 % of held-out verdicts "
+        "are right from the start), so a frozen one does as well."
+    ),
 )
 
 if __name__ == "__main__":
