@@ -16,6 +16,7 @@ from jaxloop.loop.recipe import (
 )
 from jaxloop.mesh import MeshShape, divisibility_problems
 from jaxloop.models.decoder import ModelShape, Remat, cut_sizes
+from jaxloop.models.mta import MtaShape
 from jaxloop.prompts.tokenizer import Tokenizer, character_tokenizer, load_tokenizer
 
 
@@ -32,6 +33,9 @@ class Model:
     outputs: int = 0
     """Outputs of a scalar head on the model: rewards, or PPO's values. 0: none, or as
     many as the checkpoint has."""
+    mta: MtaShape | None = None
+    """Multi-Token Attention in place of the model's plain attention; it starts as the
+    identity. None: as the checkpoint has it."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """What matrix products compute in."""
     param_dtype: Literal["float32", "bfloat16"] = "float32"
@@ -222,7 +226,7 @@ class Config:
             found.append(
                 "offline.objective looks at two references, of which the stage has one"
             )
-        return found
+        return found + _contrast_problems("offline", stage)
 
     def scorers(self) -> list[tuple[str, Any]]:
         """What scores in this run, of all rounds, and the name of its setting."""
@@ -272,6 +276,7 @@ class Config:
                 "recipe.teacher belongs to an objective that follows a teacher (such "
                 "as Distill), and such an objective wants one"
             )
+        found += _contrast_problems("recipe", recipe)
         rounds = recipe.schedule if isinstance(recipe.schedule, Rounds) else None
         if "previous" in needs and (rounds is None or rounds.reference != "seed"):
             found.append(
@@ -345,6 +350,8 @@ class Config:
                 f"heads = {shape.heads} is not a multiple of "
                 f"kv_heads = {shape.kv_heads}"
             )
+        if shape.mta is not None:
+            found += shape.mta.problems(shape.heads, shape.layers)
         stages = [("sft", self.sft), ("offline", self.offline)]
         stages += [("recipe", each) for each in self._versions().values()]
         headless = {
@@ -353,3 +360,12 @@ class Config:
             if stage and "head" in stage.objective.needs and not shape.outputs
         }
         return [*found, *sorted(headless)]
+
+
+def _contrast_problems(name: str, stage: Recipe | OfflineStage) -> list[str]:
+    if ("token_reward" in stage.objective.needs) == (stage.contrast is not None):
+        return []
+    return [
+        f"{name}.contrast belongs to an objective with rewards by token "
+        "(Pairwise(token_regulariser=...)), and such an objective wants one"
+    ]

@@ -14,6 +14,7 @@ from jaxloop.mesh import batch_parts, make_mesh
 from jaxloop.models.decoder import Decoder, ModelShape, RopeScaling
 from jaxloop.models.export import save_model
 from jaxloop.models.huggingface import load_params, read_shape, resolve_model_path
+from jaxloop.models.mta import MtaShape
 from jaxloop.models.parameters import abstract_params
 from jaxloop.prompts.tokenizer import Tokenizer, load_tokenizer
 from jaxloop.records import Prompt
@@ -38,7 +39,10 @@ def load_checkpoint(path: Path) -> tuple[ModelShape, dict, Tokenizer]:
     values = json.loads((out / SHAPE).read_text())
     scaling = values.pop("rope_scaling")
     scaling = RopeScaling(**scaling) if scaling else None
-    shape = ModelShape(**values, rope_scaling=scaling)
+    # Runs from before there was Multi-Token Attention do not name it.
+    mta = values.pop("mta", None)
+    mta = MtaShape(**mta) if mta else None
+    shape = ModelShape(**values, rope_scaling=scaling, mta=mta)
     reader = Checkpointer(directory, read_only=True)
     leaves = reader.leaves(step)
     inside = "state/params" if "state/params/embed_VD" in leaves else "params"

@@ -21,6 +21,7 @@ from jaxloop.mesh import make_mesh, shardings_of
 from jaxloop.metrics import MetricsWriter
 from jaxloop.models.decoder import Decoder, ModelShape, init_boxed
 from jaxloop.models.huggingface import load_params, read_shape, resolve_model_path
+from jaxloop.models.mta import whole_attention
 from jaxloop.progress import Progress
 from jaxloop.prompts.dataset import Dataset, check_vocabulary
 from jaxloop.prompts.tokenizer import Tokenizer
@@ -65,6 +66,8 @@ def locate(config: Config) -> tuple[Path | None, ModelShape]:
         shape = config.model.shape
     if shape is not None and config.model.outputs:
         shape = dataclasses.replace(shape, outputs=config.model.outputs)
+    if shape is not None and config.model.mta is not None:
+        shape = dataclasses.replace(shape, mta=config.model.mta)
     problems = config.problems(shape, len(jax.devices()))
     if problems:
         raise ConfigError(problems)
@@ -222,6 +225,11 @@ def prepare(config: Config) -> Materials:
     return Materials(path, shape, make_mesh(config.mesh), tokenizer, data)
 
 
+def _layout_note(materials: Materials) -> str:
+    shape, tensor = materials.shape, materials.mesh.shape["tensor"]
+    return whole_attention(shape.mta, shape.heads, tensor)
+
+
 def build(
     config: Config, materials: Materials, folder: RunFolder, interrupt: Interrupt
 ) -> Workbench:
@@ -233,6 +241,9 @@ def build(
         keep=config.checkpoint.keep,
         best_metric=config.checkpoint.best or None,
     )
+    progress = Progress()
+    if note := _layout_note(materials):
+        progress.line(note)
     return Workbench(
         config=config,
         folder=folder,
@@ -243,7 +254,7 @@ def build(
         data=materials.data,
         engine=Engine(model, materials.tokenizer, materials.mesh),
         metrics=MetricsWriter(folder.path, tensorboard=config.tensorboard),
-        progress=Progress(),
+        progress=progress,
         checkpoints=checkpoints,
         interrupt=interrupt,
     )

@@ -22,10 +22,14 @@ from jaxloop.models.decoder import (
     Cache,
     ModelShape,
     Rotation,
-    rms_norm,
+    init_cache,
     rotate,
     unembedding,
 )
+from jaxloop.models.mta import attend_next, layers_mta
+from jaxloop.models.parts import rms_norm
+from jaxloop_kernels.multi_token_attention import Mta
+from jaxloop_kernels.multi_token_attention.decode import Tail
 
 
 @struct.dataclass
@@ -34,6 +38,8 @@ class LayerCache:
 
     k_BKHS: jax.Array
     v_BKSH: jax.Array
+    tail: Tail | None = None
+    """With Multi-Token Attention."""
 
 
 @struct.dataclass
@@ -47,6 +53,7 @@ class LayerWeights:
     k_norm_H: jax.Array | None
     o_DM: jax.Array
     o_bias_D: jax.Array | None
+    mta: Mta | None
     mlp_norm_D: jax.Array
     gate_FD: jax.Array
     gate_bias_F: jax.Array | None
@@ -73,9 +80,12 @@ def decode_weights(
     divides their number.
     """
     stack = params["layers"]
+    mtas = [None] * shape.layers
+    if shape.mta is not None:
+        mtas = layers_mta(shape.mta, params, shape.layers)
     layers = tuple(
-        _layer_weights(jax.tree.map(lambda x, i=i: x[i], stack), shape, dtype)
-        for i in range(shape.layers)
+        _layer_weights(jax.tree.map(lambda x, i=i: x[i], stack), shape, dtype, mta)
+        for i, mta in enumerate(mtas)
     )
     out_VD = unembedding(params)[:size].astype(dtype)
     out_VD = jnp.pad(out_VD, ((0, -size % block), (0, 0)))
@@ -87,7 +97,9 @@ def decode_weights(
     )
 
 
-def _layer_weights(layer: dict, shape: ModelShape, dtype) -> LayerWeights:
+def _layer_weights(
+    layer: dict, shape: ModelShape, dtype, mta: Mta | None
+) -> LayerWeights:
     s = shape
     K, R, H, D = s.kv_heads, s.heads // s.kv_heads, s.head_dim, s.width
     attn, mlp = layer["attn"], layer["mlp"]
@@ -114,6 +126,7 @@ def _layer_weights(layer: dict, shape: ModelShape, dtype) -> LayerWeights:
         k_norm_H=attn.get("k_norm_H"),
         o_DM=cast(attn["o_NHD"].reshape(-1, D).T, "embed", "heads"),
         o_bias_D=cast(attn["o_bias_D"], None) if s.out_bias else None,
+        mta=mta,
         mlp_norm_D=layer["mlp_norm_D"],
         gate_FD=cast(mlp["gate_DF"].T, "ffn", "embed"),
         gate_bias_F=cast(mlp["gate_bias_F"], "ffn") if s.mlp_bias else None,
@@ -128,21 +141,14 @@ def empty_caches(
     shape: ModelShape, rows: int, slots: int, dtype
 ) -> tuple[LayerCache, ...]:
     """Zeros, a layer each."""
-    K, H = shape.kv_heads, shape.head_dim
-    return tuple(
-        LayerCache(
-            k_BKHS=jnp.zeros((rows, K, H, slots), dtype),
-            v_BKSH=jnp.zeros((rows, K, slots, H), dtype),
-        )
-        for _ in range(shape.layers)
-    )
+    return split_cache(init_cache(shape, rows, slots, dtype))
 
 
 def split_cache(cache: Cache) -> tuple[LayerCache, ...]:
     """The decoder's stacked cache (L, B, K, S, H) in the form of this file."""
+    layers = [jax.tree.map(lambda x, i=i: x[i], cache) for i in range(len(cache.k))]
     return tuple(
-        LayerCache(k_BKHS=k_BKSH.swapaxes(2, 3), v_BKSH=v_BKSH)
-        for k_BKSH, v_BKSH in zip(cache.k, cache.v, strict=True)
+        LayerCache(k_BKHS=x.k.swapaxes(2, 3), v_BKSH=x.v, tail=x.tail) for x in layers
     )
 
 
@@ -153,7 +159,7 @@ def copy_row(
 
     def copy(old, new):
         new_1 = jax.lax.dynamic_slice_in_dim(new, other_row, 1)
-        return jax.lax.dynamic_update_slice(old, new_1, (row, 0, 0, 0))
+        return jax.lax.dynamic_update_slice_in_dim(old, new_1, row, axis=0)
 
     return jax.tree.map(copy, caches, others)
 
@@ -177,13 +183,18 @@ def decode_step(
     embed_VD = constrain(weights.embed_VD, "vocab", None)
     x_BD = constrain(embed_VD[token_B], "batch", None)
     out = []
-    for layer, cache in zip(weights.layers, caches, strict=True):
+    layers = zip(weights.layers, caches, strict=True)
+    for index, (layer, cache) in enumerate(layers):
         with jax.named_scope("attention"):
             h_BD = rms_norm(x_BD, layer.attn_norm_D, shape.norm_eps)
             q_BKRH, k_BKH, v_BKH = _qkv(h_BD, layer, shape, rotation)
             cache = _write(cache, k_BKH, v_BKH, position_B)
+            if layer.mta is None:
+                a_BM = _attend(q_BKRH, cache, visible_BS)
+            else:
+                args = (layer.mta, index, position_B, shape)
+                a_BM, cache = _attend_mta(q_BKRH, cache, *args)
             out.append(cache)
-            a_BM = _attend(q_BKRH, cache, visible_BS)
             h_BD = _linear(a_BM, layer.o_DM, layer.o_bias_D)
             x_BD = constrain(x_BD + h_BD, "batch", None)
         with jax.named_scope("mlp"):
@@ -211,6 +222,7 @@ def _write(cache: LayerCache, k_BKH, v_BKH, position_B) -> LayerCache:
     rows_B = jnp.arange(k_BKH.shape[0])
     mode = "drop"  # a finished row may stand one slot beyond its last
     return LayerCache(
+        tail=cache.tail,
         k_BKHS=cache.k_BKHS.at[rows_B, :, :, position_B].set(k_BKH, mode=mode),
         v_BKSH=cache.v_BKSH.at[rows_B, :, position_B].set(v_BKH, mode=mode),
     )
@@ -228,6 +240,15 @@ def _attend(q_BKRH, cache: LayerCache, visible_BS) -> jax.Array:
     out_BKRH = jnp.einsum("BKRS,BKSH->BKRH", mass_BKRS.astype(v_BKSH.dtype), v_BKSH)
     out_BKRH = out_BKRH / mass_BKRS.sum(axis=-1, keepdims=True)
     return out_BKRH.astype(v_BKSH.dtype).reshape(B, -1)
+
+
+def _attend_mta(q_BKRH, cache: LayerCache, mta, index: int, position_B, shape):
+    """The same with Multi-Token Attention, and the cache after it."""
+    B, H = q_BKRH.shape[0], shape.head_dim
+    q_B1NH = q_BKRH.reshape(B, 1, shape.heads, H)
+    kept = (cache.k_BKHS, cache.v_BKSH, mta, cache.tail, position_B)
+    out_B1NH, tail = attend_next(shape.mta, index, q_B1NH, *kept)
+    return out_B1NH.reshape(B, -1), LayerCache(cache.k_BKHS, cache.v_BKSH, tail)
 
 
 def _mlp(h_BD: jax.Array, layer: LayerWeights) -> jax.Array:

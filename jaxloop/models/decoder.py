@@ -19,7 +19,7 @@ log-probabilities in chunks. A model with `outputs` has a scalar head beside it:
 
 from dataclasses import dataclass
 from math import prod
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,9 @@ from flax import struct
 
 from jaxloop.mesh import constrain
 from jaxloop.models.attention import attend, self_visible
+from jaxloop.models.mta import Convolutions, Layer, LayerWeights, MtaShape, empty_tails
+from jaxloop.models.parts import bias, param, rms_norm, scale, weight
+from jaxloop_kernels.multi_token_attention.decode import Tail
 
 Remat = Literal["none", "dots", "full"]
 
@@ -73,6 +76,8 @@ class ModelShape:
     """The output matrix is the embedding."""
     max_positions: int = 2048
     """The longest sequence that the model is meant for."""
+    mta: MtaShape | None = None
+    """Multi-Token Attention in place of plain attention; none is plain."""
     outputs: int = 0
     """Numbers that a linear head gives at each position (a value, a reward); 0: no such
     head. It starts at zero."""
@@ -87,38 +92,17 @@ class Cache:
 
     k: jax.Array
     v: jax.Array
+    tail: Tail | None = None
+    """With Multi-Token Attention what its convolutions see again of the last tokens,
+    leaves (L, B, ...)."""
 
 
 def init_cache(shape: ModelShape, batch: int, slots: int, dtype) -> Cache:
-    size = (shape.layers, batch, shape.kv_heads, slots, shape.head_dim)
-    return Cache(k=jnp.zeros(size, dtype), v=jnp.zeros(size, dtype))
-
-
-def _param(module: nn.Module, name: str, size, axes, init) -> jax.Array:
-    boxed = nn.with_logical_partitioning(init, axes)
-    return cast(jax.Array, module.param(name, boxed, size))  # flax unboxes it
-
-
-def weight(module: nn.Module, name: str, size, axes, fan_in: int) -> jax.Array:
-    """A matrix, stored in the parameter dtype and used in the compute dtype."""
-    init = nn.initializers.normal(stddev=fan_in**-0.5)
-    return _param(module, name, size, axes, init).astype(module.dtype)
-
-
-def bias(module: nn.Module, name: str, size, axes) -> jax.Array:
-    zeros = nn.initializers.zeros
-    return _param(module, name, size, axes, zeros).astype(module.dtype)
-
-
-def scale(module: nn.Module, name: str, width: int) -> jax.Array:
-    return _param(module, name, (width,), (None,), nn.initializers.ones)
-
-
-def rms_norm(x: jax.Array, scale_D: jax.Array, eps: float) -> jax.Array:
-    """Over the last axis, in float32 (Zhang and Sennrich 2019)."""
-    x32 = x.astype(jnp.float32)
-    inverse = jax.lax.rsqrt(jnp.mean(x32**2, axis=-1, keepdims=True) + eps)
-    return (x32 * inverse * scale_D).astype(x.dtype)
+    L, H = shape.layers, shape.head_dim
+    size, tail = (L, batch, shape.kv_heads, slots, H), None
+    if shape.mta is not None:
+        tail = empty_tails(shape.mta, L, batch, shape.heads, H, dtype)
+    return Cache(k=jnp.zeros(size, dtype), v=jnp.zeros(size, dtype), tail=tail)
 
 
 def rope_frequencies(shape: ModelShape) -> jax.Array:
@@ -140,6 +124,16 @@ class Rotation(NamedTuple):
 
     sin: jax.Array
     cos: jax.Array
+
+
+class Context(NamedTuple):
+    """What all layers are given alike."""
+
+    positions_BT: jax.Array
+    turn: Rotation
+    visible_BTS: jax.Array
+    segments_BT: jax.Array | None
+    length_B: jax.Array | None
 
 
 def rotation(shape: ModelShape, positions: jax.Array) -> Rotation:
@@ -172,12 +166,23 @@ def project(x_BT: jax.Array, w: jax.Array, contract: int = 1) -> jax.Array:
     return (x_BT.reshape(B * T, -1) @ w_IO).reshape(B, T, *outside)
 
 
+def _remember(cache: Cache | None, k_BTKH, v_BTKH, positions_BT) -> Cache:
+    """The cache with the tokens at these positions in it."""
+    k_BKTH, v_BKTH = (x.transpose(0, 2, 1, 3) for x in (k_BTKH, v_BTKH))
+    if cache is None:
+        return Cache(k=k_BKTH, v=v_BKTH)
+    B, K = k_BKTH.shape[:2]
+    rows_B11, heads_1K1 = jnp.arange(B)[:, None, None], jnp.arange(K)[None, :, None]
+    at_BKT = (rows_B11, heads_1K1, positions_BT[:, None, :])
+    return Cache(k=cache.k.at[at_BKT].set(k_BKTH), v=cache.v.at[at_BKT].set(v_BKTH))
+
+
 class Attention(nn.Module):
     shape: ModelShape
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, x_BTD, cache: Cache | None, positions_BT, turn, visible_BTS):
+    def __call__(self, x_BTD, cache: Cache | None, layer, context: Context):
         s = self.shape
         D, N, K, H = s.width, s.heads, s.kv_heads, s.head_dim
         q_DNH = weight(self, "q_DNH", (D, N, H), ("embed", "heads", "head_dim"), D)
@@ -195,22 +200,27 @@ class Attention(nn.Module):
         if s.qk_norm:
             q_BTNH = rms_norm(q_BTNH, scale(self, "q_norm_H", H), s.norm_eps)
             k_BTKH = rms_norm(k_BTKH, scale(self, "k_norm_H", H), s.norm_eps)
-        turn_BT1C = jax.tree.map(lambda x_BTC: x_BTC[:, :, None], turn)
+        turn_BT1C = jax.tree.map(lambda x_BTC: x_BTC[:, :, None], context.turn)
         q_BTNH, k_BTKH = rotate(q_BTNH, turn_BT1C), rotate(k_BTKH, turn_BT1C)
         q_BTNH = constrain(q_BTNH, "batch", None, "heads", None)
 
-        k_BKTH, v_BKTH = (x.transpose(0, 2, 1, 3) for x in (k_BTKH, v_BTKH))
-        causal = cache is None
-        if cache is None:
-            cache = Cache(k=k_BKTH, v=v_BKTH)
-        else:
-            rows_B11 = jnp.arange(x_BTD.shape[0])[:, None, None]
-            heads_1K1 = jnp.arange(K)[None, :, None]
-            at_BKT = (rows_B11, heads_1K1, positions_BT[:, None, :])
-            cache = Cache(
-                k=cache.k.at[at_BKT].set(k_BKTH), v=cache.v.at[at_BKT].set(v_BKTH)
+        earlier, cache = cache, _remember(cache, k_BTKH, v_BTKH, context.positions_BT)
+        if s.mta is None:
+            out_BTNH = attend(
+                q_BTNH, cache.k, cache.v, context.visible_BTS, causal=earlier is None
             )
-        out_BTNH = attend(q_BTNH, cache.k, cache.v, visible_BTS, causal=causal)
+        else:
+            mta = LayerWeights(s.mta, name="mta")(N, H, D)
+            layer = Layer(s.mta, mta, layer, s.layers)
+            if earlier is None:
+                out_BTNH = layer.attend(q_BTNH, k_BTKH, v_BTKH, context.segments_BT)
+                tail = layer.tail(q_BTNH, k_BTKH, context.length_B)
+            else:
+                assert earlier.tail is not None  # kept by the same model
+                first_B, count_B = context.positions_BT[:, 0], context.length_B
+                kept = (cache.k, cache.v, earlier.tail)
+                out_BTNH, tail = layer.attend_cached(q_BTNH, *kept, first_B, count_B)
+            cache = Cache(cache.k, cache.v, tail)
         out_BTD = project(out_BTNH, o_NHD, contract=2)
         if s.out_bias:
             out_BTD += bias(self, "o_bias_D", (D,), (None,))
@@ -239,19 +249,20 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """Scan form: (carry, this layer's cache, shared inputs) -> (carry, new cache)."""
+    """Scan form: (carry, the layer's cache and convolutions, what all layers get) ->
+    (carry, new cache)."""
 
     shape: ModelShape
     dtype: jnp.dtype
     keep_cache: bool = False
 
     @nn.compact
-    def __call__(self, x_BTD, cache, positions_BT, turn: Rotation, visible_BTS):
+    def __call__(self, x_BTD, cache, layer, context: Context):
         D, eps = self.shape.width, self.shape.norm_eps
         with jax.named_scope("attention"):
             h_BTD = rms_norm(x_BTD, scale(self, "attn_norm_D", D), eps)
             attention = Attention(self.shape, self.dtype, name="attn")
-            h_BTD, cache = attention(h_BTD, cache, positions_BT, turn, visible_BTS)
+            h_BTD, cache = attention(h_BTD, cache, layer, context)
             x_BTD = constrain(x_BTD + h_BTD, "batch", None, None)
         with jax.named_scope("mlp"):
             h_BTD = rms_norm(x_BTD, scale(self, "mlp_norm_D", D), eps)
@@ -283,11 +294,15 @@ class Decoder(nn.Module):
         cache: Cache | None = None,
         *,
         keep_cache: bool = False,
+        length_B: jax.Array | None = None,
     ) -> tuple[jax.Array, Cache | None]:
         """Hidden states (B, T, D) after the last norm, and the cache.
 
         tokens, positions, segments: int32 (B, T). `segments_BT=None` with `cache=None`
-        is one segment a row. With a cache, slot s is visible to position p when s <= p.
+        is one segment a row. With a cache, slot s is visible to position p when s <= p;
+        positions then run on from the first.
+        length_B: how many tokens of a row the cache is kept for (the others are
+        padding); only `Cache.tail` depends on it. None: all T.
         """
         s = self.shape
         V, D = s.vocab, s.width
@@ -310,7 +325,7 @@ class Decoder(nn.Module):
             policy = REMAT_POLICIES[self.remat]
             block = nn.remat(Block, prevent_cse=False, policy=policy)
         shared = nn.broadcast
-        in_axes: Any = (0, shared, shared, shared)  # flax declares int only
+        in_axes: Any = (0, 0, shared)  # flax declares int only
         stack = nn.scan(
             block,
             length=s.layers,
@@ -322,11 +337,15 @@ class Decoder(nn.Module):
         keep_cache = keep_cache or cache is not None
         layers = stack(s, self.dtype, keep_cache, name="layers")
         turn = rotation(s, positions_BT)
-        x_BTD, cache = layers(x_BTD, cache, positions_BT, turn, visible_BTS)
+        context = Context(positions_BT, turn, visible_BTS, segments_BT, length_B)
+        convolutions = None
+        if s.mta is not None:
+            convolutions = Convolutions(s.mta, name="mta")(s.heads, s.layers)
+        x_BTD, cache = layers(x_BTD, cache, convolutions, context)
         x_BTD = rms_norm(x_BTD, scale(self, "final_norm_D", D), s.norm_eps)
         if s.outputs:  # last: the parameters before are drawn as they are without it
             zeros = nn.initializers.zeros
-            _param(self, "head_DK", (D, s.outputs), ("embed", None), zeros)
+            param(self, "head_DK", (D, s.outputs), ("embed", None), zeros)
         return x_BTD, cache
 
 

@@ -8,10 +8,11 @@ head, and a column for each place of the residual stream.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, get_args
 
 from jaxloop.models.decoder import ModelShape, RopeScaling
+from jaxloop.models.mta import MtaShape
 
 TENSORS = {
     "embed_VD": ("model.embed_tokens.weight", "V D"),
@@ -30,6 +31,19 @@ TENSORS = {
     "layers/attn/o_bias_D": ("model.layers.{}.self_attn.o_proj.bias", "D"),
     "layers/attn/q_norm_H": ("model.layers.{}.self_attn.q_norm.weight", "H"),
     "layers/attn/k_norm_H": ("model.layers.{}.self_attn.k_norm.weight", "H"),
+    "mta/before_JNAP": ("model.mta.before", "J N A P"),
+    "mta/after_JNAP": ("model.mta.after", "J N A P"),
+    "layers/attn/mta/mix_before_GOI": (
+        "model.layers.{}.self_attn.mta.mix_before",
+        "G O I",
+    ),
+    "layers/attn/mta/mix_after_GIO": (
+        "model.layers.{}.self_attn.mta.mix_after",
+        "G I O",
+    ),
+    "layers/attn/mta/norm_H": ("model.layers.{}.self_attn.mta.norm", "H"),
+    "layers/attn/mta/gate_HE": ("model.layers.{}.self_attn.mta.gate", "H E"),
+    "layers/attn/mta/gate_bias_E": ("model.layers.{}.self_attn.mta.gate_bias", "E"),
     "layers/mlp/gate_DF": ("model.layers.{}.mlp.gate_proj.weight", "F D"),
     "layers/mlp/up_DF": ("model.layers.{}.mlp.up_proj.weight", "F D"),
     "layers/mlp/down_FD": ("model.layers.{}.mlp.down_proj.weight", "D F"),
@@ -38,6 +52,10 @@ TENSORS = {
     "layers/mlp/down_bias_D": ("model.layers.{}.mlp.down_proj.bias", "D"),
 }
 """Path in our tree -> (name in the file with {} for the layer, layout in the file)."""
+
+MTA = "multi_token_attention"
+"""Key of config.json that is ours alone: a model with Multi-Token Attention is of no
+type that other software knows, so that none runs it without."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +92,7 @@ def shape_of(config: Mapping[str, Any]) -> ModelShape:
 
     ValueError lists everything in it that we do not have, or that is missing.
     """
+    config, mta = _without_mta(config)
     name = _family_of(config)
     family = FAMILIES[name]
     problems = _unsupported(config)
@@ -104,6 +123,7 @@ def shape_of(config: Mapping[str, Any]) -> ModelShape:
         qk_norm=family.qk_norm,
         tied=_flag(config, "tie_word_embeddings"),
         max_positions=_get(config, "max_position_embeddings", family.max_positions),
+        mta=mta,
         outputs=_outputs(config, family),
     )
     if problems := shape_problems(shape):
@@ -132,6 +152,21 @@ def _flag(config: Mapping[str, Any], key: str) -> bool:
     if not isinstance(value, bool):
         raise ValueError(f'"{key}" must be true or false, is {value!r}')
     return value
+
+
+def _without_mta(config: Mapping[str, Any]) -> tuple[dict[str, Any], MtaShape | None]:
+    """The config of the plain model, and what `config_of` wrote of Multi-Token
+    Attention."""
+    config = dict(config)
+    if (parts := config.pop(MTA, None)) is None:
+        return config, None
+    try:
+        mta = MtaShape(**parts)
+    except TypeError:
+        raise ValueError(f'"{MTA}" {parts!r} is not what jaxloop writes') from None
+    names = _get(config, "architectures", ())
+    config["architectures"] = [name.removeprefix("Mta") for name in names]
+    return config, mta
 
 
 def _family_of(config: Mapping[str, Any]) -> str:
@@ -224,6 +259,8 @@ def shape_problems(shape: ModelShape) -> list[str]:
         problems.append(f"{shape.heads} heads cannot share {shape.kv_heads} kv heads")
     if type(shape.head_dim) is not int or shape.head_dim < 2 or shape.head_dim % 2:
         problems.append(f"head_dim {shape.head_dim!r} must be an even integer")
+    if shape.mta is not None:
+        problems += shape.mta.problems(shape.heads, shape.layers)
     if family.attention_bias and not (shape.qkv_bias and not shape.out_bias):
         problems.append(f"{shape.family} has qkv_bias and no out_bias")
     if family.attention_bias is None and shape.qkv_bias != shape.out_bias:
@@ -268,6 +305,10 @@ def config_of(shape: ModelShape, dtype: str) -> dict[str, Any]:
             "high_freq_factor": scaling.high_freq_factor,
             "original_max_position_embeddings": scaling.original_positions,
         }
+    if shape.mta is not None:
+        config["architectures"] = [f"Mta{name}" for name in config["architectures"]]
+        config["model_type"] = f"mta_{shape.family}"
+        config[MTA] = asdict(shape.mta)
     if shape.outputs:
         labels = [f"LABEL_{i}" for i in range(shape.outputs)]
         config["num_labels"] = shape.outputs

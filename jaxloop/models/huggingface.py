@@ -5,6 +5,7 @@ families that are implemented, and weights are safetensors only.
 """
 
 import json
+import re
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 from flax import traverse_util
 from jax.sharding import Mesh
 
-from jaxloop.models.decoder import ModelShape
+from jaxloop.models.decoder import Decoder, ModelShape, init_boxed
 from jaxloop.models.families import TENSORS, shape_of
 from jaxloop.models.layout import (
     axis_sizes,
@@ -34,8 +35,8 @@ from jaxloop.models.tensor_files import DTYPES, TensorFiles
 LISTED = 20
 """How many names of each kind an error shows."""
 CHUNK_ROWS = 4096
-HEAD = "head_DK"
-SCORE = TENSORS[HEAD][0]
+ADDED = re.compile(r"head_DK|(.*/)?mta/.*")
+"""Leaves that a plain checkpoint lacks when the shape adds them."""
 
 
 def resolve_model_path(path: str | Path, revision: str | None = None) -> Path:
@@ -130,8 +131,8 @@ def load_params(
     The host never holds more than one device's part of one leaf: each part is read
     from the files by slices, put on the devices that want it, and dropped. `dtype` is
     what the leaves become. `on_progress(done, total)` counts bytes of the result. Where
-    the shape has a scalar head and the files have none, it starts at zero, and `say`
-    gets a sentence on it.
+    the shape has a scalar head or Multi-Token Attention and the files have none, these
+    start as in a new model (zero, and the identity), and `say` gets a sentence on it.
 
     ValueError before anything is read: pickled weights, broken files, tensors that are
     missing, unexpected or of another shape (all kinds in one message).
@@ -141,31 +142,52 @@ def load_params(
     total, done = tree_bytes(leaves), 0
     loaded = {}
     with TensorFiles(directory) as files:
-        _check_names(directory, files, shape, leaves)
+        added = _added(files, leaves)
+        _check_names(directory, files, shape, leaves, added)
         if shape.tied and "lm_head.weight" in files.shapes:
             _check_tied(directory, files)
         for path, leaf in leaves.items():
-            if path == HEAD and SCORE not in files.shapes:
-                loaded[path] = jnp.zeros(leaf.shape, leaf.dtype, device=leaf.sharding)
-                say(f"{directory}: no {SCORE}; the scalar head starts at zero")
+            if path in added:
+                loaded[path] = _new_leaf(shape, path, leaf)
             else:
                 loaded[path] = _load_leaf(files, path, leaf)
             done += tree_bytes(leaf)
             if on_progress is not None:
                 on_progress(done, total)
+    if added:
+        say(f"{directory} has no {', '.join(added)}: new, as the identity or zero")
     return traverse_util.unflatten_dict(loaded, sep="/")
 
 
+def _added(files: TensorFiles, leaves) -> list[str]:
+    """Paths of the leaves that the shape adds to the checkpoint."""
+    return [
+        path
+        for path, leaf in leaves.items()
+        if ADDED.fullmatch(path) and not files.shapes.keys() & file_shapes({path: leaf})
+    ]
+
+
+def _new_leaf(shape: ModelShape, path: str, leaf: Any) -> jax.Array:
+    """One leaf as a new model has it; the others are not computed."""
+
+    def make():
+        boxed = init_boxed(Decoder(shape), jax.random.key(0), leaf.dtype)
+        return flat(nn.unbox(boxed))[path]
+
+    return jax.jit(make, out_shardings=leaf.sharding)()
+
+
 def _check_names(
-    directory: Path, files: TensorFiles, shape: ModelShape, leaves
+    directory: Path, files: TensorFiles, shape: ModelShape, leaves, added: list[str]
 ) -> None:
     """One error for everything in which the files and the model differ."""
-    wanted = file_shapes(leaves)
+    wanted = file_shapes({k: v for k, v in leaves.items() if k not in added})
     # Old exports keep RoPE's frequencies; of a tied pair, both may be there.
     known = {"lm_head.weight"} if shape.tied else set()
     have = {k: v for k, v in files.shapes.items() if not k.endswith(".inv_freq")}
     problems = {
-        "missing": [n for n in wanted if n not in have and n != SCORE],
+        "missing": [name for name in wanted if name not in have],
         "unexpected": [
             name for name in have if name not in wanted and name not in known
         ],

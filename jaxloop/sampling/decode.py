@@ -93,7 +93,7 @@ def prefill(model: Decoder, params: dict, tokens_PT, length_P) -> Prefilled:
     T = tokens_PT.shape[1]
     positions_PT = jnp.broadcast_to(jnp.arange(T), tokens_PT.shape)
     hidden_PTD, cache = model.apply(
-        {"params": params}, tokens_PT, positions_PT, keep_cache=True
+        {"params": params}, tokens_PT, positions_PT, keep_cache=True, length_B=length_P
     )
     return _prefilled(hidden_PTD, cache, length_P)
 
@@ -120,9 +120,14 @@ def prefill_rest(
         x_LPKTH = jnp.pad(x_LPKEH, ((0, 0), (0, 0), (0, 0), (0, U), (0, 0)))
         return constrain(x_LPKTH, None, "batch", "kv_heads", None, None)
 
+    def repeat(x_L1):
+        return jnp.broadcast_to(x_L1, (x_L1.shape[0], P, *x_L1.shape[2:]))
+
+    tail = jax.tree.map(repeat, head.tail)
+    cache = Cache(k=spread(head.k), v=spread(head.v), tail=tail)
     positions_PU = jnp.broadcast_to(E + jnp.arange(U), (P, U))
     hidden_PUD, cache = model.apply(
-        {"params": params}, tokens_PU, positions_PU, cache=jax.tree.map(spread, head)
+        {"params": params}, tokens_PU, positions_PU, cache=cache, length_B=length_P - E
     )
     return _prefilled(hidden_PUD, cache, length_P - E)
 
@@ -239,8 +244,16 @@ def _uniforms(key: jax.Array, rows: Rows, chunk: int) -> jax.Array:
 
 
 def _pin_caches(caches: tuple[LayerCache, ...]) -> tuple[LayerCache, ...]:
-    axes = ("batch", "kv_heads", None, None)
-    return jax.tree.map(lambda x: constrain(x, *axes), caches)
+    heads = ("batch", "kv_heads", None, None)
+
+    def pin(cache: LayerCache) -> LayerCache:
+        k_BKHS, v_BKSH = (constrain(x, *heads) for x in (cache.k_BKHS, cache.v_BKSH))
+        tail = jax.tree.map(
+            lambda x: constrain(x, "batch", *(None,) * (x.ndim - 1)), cache.tail
+        )
+        return LayerCache(k_BKHS, v_BKSH, tail)
+
+    return tuple(map(pin, caches))
 
 
 def _pin(state: DecodeState) -> DecodeState:

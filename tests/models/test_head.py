@@ -128,8 +128,8 @@ def test_a_model_without_one_gets_zeros_and_says_so(checkpoint_named, load, mesh
     assert not np.asarray(head_DK).any()
     jax.tree.map(np.testing.assert_array_equal, params, load(checkpoint, "bfloat16"))
     assert len(said) == 1
-    assert "score.weight; the scalar head starts at zero" in said[0]
-    with pytest.warns(UserWarning, match="the scalar head starts at zero"):
+    assert "has no head_DK: new" in said[0]
+    with pytest.warns(UserWarning, match="has no head_DK: new"):
         load_params(checkpoint.directory, shape, mesh)
 
 

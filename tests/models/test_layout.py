@@ -9,6 +9,7 @@ from jaxloop.models.families import TENSORS
 from jaxloop.models.layout import axes_of, file_shapes, read_block, to_file
 
 SIZES = {"V": 7, "D": 6, "F": 5, "N": 4, "K": 2, "H": 3}
+SIZES |= {"J": 2, "A": 3, "P": 5, "G": 2, "I": 4, "O": 4, "E": 1}
 
 
 def numbered(axes: str) -> np.ndarray:

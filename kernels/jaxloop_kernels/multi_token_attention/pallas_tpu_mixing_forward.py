@@ -1,0 +1,242 @@
+"""The forward kernel of Multi-Token Attention with head mixes.
+
+A mix of probabilities needs each head's sum over all keys first. So every block of rows
+goes over its keys twice: the first sweep finds log-sum-exp and, where vector memory has
+room, keeps the mixed scores of the block's rows (of these rows only); the second takes
+or recomputes them.
+"""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+
+from jaxloop_kernels.multi_token_attention.pallas_tpu_mixing_layout import (
+    FIRST,
+    LANES,
+    LAST,
+    by_rows,
+)
+from jaxloop_kernels.multi_token_attention.pallas_tpu_mixing_tile import (
+    NEVER,
+    Inputs,
+    Tile,
+    by_rows_view,
+    clear_padding,
+    convolved,
+    dot,
+    each,
+    each_rows,
+    joint_taps,
+    kv_head,
+    masked_scores,
+    masks,
+    mix,
+    padded_rows_of,
+    phase_rows_of,
+    rows_of,
+    score_tile,
+    specs,
+    store_rows,
+    wide,
+)
+
+
+class Scratch(NamedTuple):
+    tile: Any
+    """By head: scores, later what multiplies the values."""
+    seen: Any
+    """(w, rows, 128) {0, 1}: visible."""
+    near: Any
+    """(w, rows, 128) {0, 1}: in the band; None without a band."""
+    top: Any
+    """By rows, a lane for itself: largest score, after the first sweep log-sum-exp."""
+    sum: Any
+    """The same of exp(score - top)."""
+    out: Any
+    """(M, rows, H) float32."""
+    prob: Any
+    """Padded; None without a convolution after the softmax."""
+    kept: Any
+    """(key blocks, blocks of R rows, M R, block_k): scores; None: recomputed."""
+
+
+def forward(tile: Tile, inputs: Inputs, *, keep: bool, vmem: int, interpret):
+    """Output (B, N, I, H) in v's dtype, and log-sum-exp by rows, float32:
+    (B, G, blocks of rows, blocks of R rows, M R)."""
+    cut, M = tile.cut, tile.heads
+    B, N = inputs.q.shape[:2]
+    if tile.joint:
+        inputs = inputs._replace(taps=joint_taps(cut, inputs.taps))
+    H = inputs.v.shape[-1]
+    blocks, MR, _ = tile.mixed_shape
+    steps = by_rows(cut, sweeps=2)
+    grid_spec = pltpu.PrefetchScalarGridSpec(
+        num_scalar_prefetch=len(steps),
+        grid=(B, N // M, len(steps.q)),
+        in_specs=[specs(tile, inputs, "two_kept" if keep else "two")],
+        out_specs=[
+            pl.BlockSpec(
+                (1, M, cut.block_q, H), lambda b, g, s, q, *_: (b, g, q[s], 0)
+            ),
+            pl.BlockSpec(
+                (1, 1, 1, blocks, MR), lambda b, g, s, q, *_: (b, g, q[s], 0, 0)
+            ),
+        ],
+        scratch_shapes=[_scratch(tile, inputs, H, keep)],
+    )
+    return pl.pallas_call(
+        partial(_kernel, tile),
+        grid_spec=grid_spec,
+        out_shape=[
+            jax.ShapeDtypeStruct((B, N, cut.rows, H), inputs.v.dtype),
+            jax.ShapeDtypeStruct((B, N // M, cut.q_blocks, blocks, MR), jnp.float32),
+        ],
+        compiler_params=pltpu.CompilerParams(
+            dimension_semantics=("parallel", "parallel", "arbitrary"),
+            vmem_limit_bytes=vmem,
+        ),
+        interpret=interpret,
+        name="mta_mixing_forward",
+    )(*steps, inputs)
+
+
+def _scratch(tile: Tile, inputs: Inputs, H: int, keep: bool) -> Scratch:
+    cut, f32 = tile.cut, jnp.float32
+    blocks, MR, _ = tile.mixed_shape
+    mask = pltpu.VMEM((cut.windows, cut.block_q, LANES), f32)
+    kept = (cut.k_blocks, blocks, MR, cut.block_k)
+    return Scratch(
+        tile=pltpu.VMEM(tile.tile_shape, tile.stored),
+        seen=mask,
+        near=None if inputs.band is None else mask,
+        top=pltpu.VMEM(tile.mixed_shape, f32),
+        sum=pltpu.VMEM(tile.mixed_shape, f32),
+        out=pltpu.VMEM((tile.heads, cut.block_q, H), f32),
+        prob=None if inputs.taps is None else pltpu.VMEM(tile.padded_shape, f32),
+        kept=pltpu.VMEM(kept, tile.dtype) if keep else None,
+    )
+
+
+def _kernel(tile: Tile, qs, ks, sweeps, edges, inputs, out_ref, lse_ref, scratch):
+    s = pl.program_id(2)
+    q, k, sweep, edge = qs[s], ks[s], sweeps[s], edges[s]
+
+    @pl.when((sweep == 0) & (edge % 2 == FIRST))
+    def start():
+        scratch.top[...] = jnp.full_like(scratch.top, NEVER)
+        scratch.sum[...] = jnp.zeros_like(scratch.sum)
+        scratch.out[...] = jnp.zeros_like(scratch.out)
+        if scratch.prob is not None:
+            clear_padding(tile, scratch.prob)
+
+    @pl.when(sweep == 0)
+    def first_sweep():
+        masks(tile, inputs, q, k, scratch.seen, scratch.near)
+        score_tile(tile, inputs, scratch.near, scratch.tile)
+        each_rows(tile, partial(_add_sums, tile, inputs, scratch, k), 2)
+
+    @pl.when((sweep == 0) & (edge >= LAST))
+    def sums():
+        each(tile, tile.mixed_shape[0], partial(_log_sum_exp, tile, scratch, lse_ref))
+
+    @pl.when(sweep == 1)
+    def second_sweep():
+        masks(tile, inputs, q, k, scratch.seen, scratch.near)
+        if scratch.kept is None:
+            score_tile(tile, inputs, scratch.near, scratch.tile)
+        each_rows(tile, partial(_probabilities, tile, inputs, scratch, k), 2)
+        _values(tile, inputs, scratch)
+
+    @pl.when((sweep == 1) & (edge >= LAST))
+    def finish():
+        out_ref[0] = scratch.out[...].astype(out_ref.dtype)
+
+
+def _add_sums(tile: Tile, inputs, scratch, k, at, _):
+    score = masked_scores(tile, inputs, scratch.tile, scratch.seen, at)
+    if scratch.kept is not None:
+        scratch.kept[k, at] = score
+    columns = [
+        score[:, w * LANES : (w + 1) * LANES].astype(jnp.float32)
+        for w in range(tile.cut.windows)
+    ]
+    old = top = scratch.top[at]
+    for column in columns:
+        top = jnp.maximum(top, column)
+    total = scratch.sum[at] * jnp.exp(old - top)
+    for column in columns:
+        total += jnp.exp(column - top)
+    scratch.top[at], scratch.sum[at] = top, total
+
+
+def _log_sum_exp(tile: Tile, scratch, lse_ref, at):
+    """Over the lanes that are not foreign; a row that sees nothing gets -NEVER."""
+    top, total = scratch.top[at], scratch.sum[at]
+    lane = jax.lax.broadcasted_iota(jnp.int32, top.shape, 1)
+    reach = tile.cut.reach
+    top = jnp.where((lane >= reach) & (lane < LANES - reach), top, NEVER)
+    largest = top.max(axis=1, keepdims=True)
+    total = jnp.sum(
+        jnp.where(top > NEVER, total * jnp.exp(top - largest), 0.0),
+        axis=1,
+        keepdims=True,
+    )
+    lse = jnp.where(largest > NEVER, largest + jnp.log(total), -NEVER)
+    lse = jnp.broadcast_to(lse, top.shape)
+    scratch.top[at] = lse
+    lse_ref[0, 0, 0, pl.ds(at, 1)] = lse.T[:1]
+
+
+def _probabilities(tile: Tile, inputs, scratch, k, at, phase):
+    if scratch.kept is None:
+        score = masked_scores(tile, inputs, scratch.tile, scratch.seen, at)
+    else:
+        score = scratch.kept[k, at]
+    lse = scratch.top[at]
+    prob = jnp.concatenate(
+        [
+            jnp.exp(score[:, w * LANES : (w + 1) * LANES].astype(jnp.float32) - lse)
+            for w in range(tile.cut.windows)
+        ],
+        axis=1,
+    )
+    if tile.mix_first:
+        prob = mix(tile, inputs.post_mix, prob)
+    if inputs.taps is None:
+        store_rows(tile, scratch.tile, rows_of(tile, at), prob)
+    else:
+        store_rows(tile, scratch.prob, padded_rows_of(tile, at, phase), prob)
+
+
+def _values(tile: Tile, inputs, scratch):
+    """Steps 6 to 8 of a tile, added to the output."""
+    if inputs.taps is not None:
+        each(tile, tile.heads, partial(_convolve_head, tile, inputs, scratch), 2)
+        if not tile.mix_first:
+            each_rows(tile, partial(_mix_rows, tile, inputs, scratch), 4)
+
+    def head(m):
+        value = inputs.v[0, kv_head(tile, inputs.v, m)]
+        prob = wide(scratch.tile.at[m])
+        scratch.out[m] += dot(prob.astype(tile.dtype), value)
+
+    each(tile, tile.heads, head, 4)
+
+
+def _convolve_head(tile: Tile, inputs, scratch, m):
+    for w in range(tile.cut.windows):
+        parts = convolved(tile, inputs, scratch.prob, m, w)
+        for phase, prob in enumerate(parts):
+            rows = phase_rows_of(tile, phase)
+            prob = jnp.where(scratch.seen[w, rows] > 0, prob, 0.0)
+            scratch.tile[m, w, rows] = prob.astype(scratch.tile.dtype)
+
+
+def _mix_rows(tile: Tile, inputs, scratch, at, _):
+    rows = rows_of(tile, at)
+    prob = mix(tile, inputs.post_mix, by_rows_view(tile, scratch.tile, rows))
+    store_rows(tile, scratch.tile, rows, prob)
