@@ -28,16 +28,11 @@ from dataclasses import replace
 from configs import quickstart
 from jaxloop.config import unknown_variant
 from jaxloop.evaluation.consistency import order_consistency, ranking_accuracy
-from jaxloop.experiment import Characters, Config, Model
+from jaxloop.experiment import Config, Model
 from jaxloop.loop.recipe import Evaluation
-from jaxloop.models.decoder import ModelShape
 from jaxloop.prompts.dataset import JsonlData
 from jaxloop.prompts.judge_tasks import JudgeTasks
-from jaxloop.prompts.judged_arithmetic import (
-    JUDGE_TEMPLATE,
-    JudgedArithmetic,
-    read_verdict,
-)
+from jaxloop.prompts.judged_arithmetic import JUDGE_TEMPLATE, read_verdict
 from jaxloop.prompts.pair_judging import PAIR_TEMPLATE, SumPairs
 from jaxloop.sampling.settings import Sampling
 from jaxloop.scoring import After, Judge, LabelMatch, Said, Tagged, Verdict
@@ -82,15 +77,7 @@ def get_config(variant: str | None = None) -> Config:
     if not tiny:
         data = JudgeTasks(PAIRS, PAIRS, judge)
         return Config(name, Model(), data, evaluation=evaluation)
-    base, world = quickstart.get_config(), SumPairs(shown=1 if alone else 2)
-    assert base.sft is not None
-    return replace(
-        base,
-        name=name,
-        model=replace(base.model, shape=ModelShape(vocab=32)),
-        tokenizer=Characters(JudgedArithmetic().alphabet),
-        data=JudgeTasks(world, replace(world, split="test"), judge),
-        sft=replace(base.sft, steps=2000),
-        recipe=None,
-        evaluation=evaluation,
-    )
+    world, sft = SumPairs(shown=1 if alone else 2), replace(quickstart.SFT, steps=2000)
+    data = JudgeTasks(world, replace(world, split="test"), judge)
+    base = replace(quickstart.get_config("self_rewarding"), name=name, recipe=None)
+    return replace(base, data=data, sft=sft, evaluation=evaluation)

@@ -81,14 +81,13 @@ def get_config(variant: str | None = None) -> Config:
     if "tiny" not in name:
         return replace(base, name=name, data=DATA[variant], evaluation=EVALUATION)
     base, world = quickstart.get_config(), DATA[variant]
-    assert base.sft is not None
     return replace(
         base,
         name=name,
         data=world,
         tokenizer=Characters(world.alphabet),
         model=replace(base.model, shape=ModelShape(vocab=32)),
-        sft=replace(base.sft, steps=1200),
+        sft=replace(quickstart.SFT, steps=1200),
         recipe=None,
         offline=TINY_STAGE,
         evaluation=TINY_EVALUATION,

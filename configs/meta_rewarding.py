@@ -36,26 +36,20 @@ from dataclasses import replace
 from configs import quickstart, self_rewarding
 from jaxloop.config import unknown_variant
 from jaxloop.experiment import Config
-from jaxloop.loop.recipe import From, Recipe, Rounds
-from jaxloop.losses.objectives import Pairwise
-from jaxloop.prompts.judged_arithmetic import (
-    META_TEMPLATE,
-    JudgedArithmetic,
-    read_verdict,
-)
+from jaxloop.loop.recipe import From, Rounds
+from jaxloop.prompts.judged_arithmetic import META_TEMPLATE, JudgedArithmetic
 from jaxloop.sampling.settings import Sampling
 from jaxloop.scoring import Judge, MetaJudged, Regex
 from jaxloop.scoring.judge import both_orders
 from jaxloop.selection import BestWorst, JudgePairs, Streams, TierLength
 from jaxloop.training.optimizer import Optimizer
 
-SAMPLING = Sampling(n=7, temperature=0.8, top_p=0.95, max_new_tokens=1024, rows=128)
 JUDGE = Judge(sampling=Sampling(n=11, temperature=0.8, max_new_tokens=512, rows=128))
-RECIPE = Recipe(
-    sampling=SAMPLING,
+RECIPE = replace(
+    self_rewarding.RECIPE,
+    sampling=Sampling(n=7, temperature=0.8, top_p=0.95, max_new_tokens=1024, rows=128),
     scorer=MetaJudged(JUDGE),
     selector=Streams((TierLength(rho=0.4), JudgePairs(longest=1100))),
-    objective=Pairwise(beta=0.1),
     schedule=Rounds(4, prompts=5000, disjoint=True, batch_size=32, accumulation=8),
     optimizer=Optimizer(learning_rate=5e-6, schedule="cosine"),
     changes=(
@@ -65,26 +59,21 @@ RECIPE = Recipe(
     ),
 )
 TINY_JUDGE = replace(quickstart.JUDGE, sampling=replace(quickstart.JUDGE.sampling, n=6))
-TINY_META = Judge(
+TINY_META = replace(
+    quickstart.JUDGE,
     template=META_TEMPLATE,
-    parse=read_verdict,
     show=both_orders,
-    sampling=quickstart.JUDGE.sampling,
     sees=Regex(r"([YN])$"),
-    question="problem",
     columns=(("answer", "judged_answer"),),
     shown_as="judgement",
-    guarded=False,
+    truth=None,
     name="meta_judge",
 )
 TINY = replace(
     quickstart.SELF_REWARDING,
     scorer=MetaJudged(TINY_JUDGE, TINY_META),
     selector=Streams((BestWorst(gap=0.5), JudgePairs())),
-    changes=(
-        From(3, "scorer", TINY_JUDGE),
-        From(3, "selector", BestWorst(gap=0.5)),
-    ),
+    changes=(From(3, "scorer", TINY_JUDGE), From(3, "selector", BestWorst(gap=0.5))),
 )
 RECIPES = {
     None: RECIPE,

@@ -53,6 +53,14 @@ GOLD = Numeric(extract=After("#"))
 VOTE = MajorityVote(extract=After("#"))
 SAMPLING = Sampling(n=8, max_new_tokens=24, rows=512, prefill_rows=256)
 ADAM = Optimizer(learning_rate=1e-4, b2=0.98, weight_decay=0.01)
+SFT = SupervisedStage(
+    steps=600,
+    batch_size=16,
+    row_tokens=64,
+    optimizer=replace(
+        ADAM, learning_rate=5e-3, warmup=20, schedule="linear", final_fraction=0.1
+    ),
+)
 ROUNDS = Rounds(2, prompts=256, epochs=4, batch_size=64)
 
 IRPO = Recipe(
@@ -113,18 +121,7 @@ def get_config(variant: str | None = None) -> Config:
         model=Model(shape=ModelShape(vocab=16), dtype="float32", remat="none"),
         tokenizer=Characters(world.alphabet),
         data=world,
-        sft=SupervisedStage(
-            steps=600,
-            batch_size=16,
-            row_tokens=64,
-            optimizer=replace(
-                ADAM,
-                learning_rate=5e-3,
-                warmup=20,
-                schedule="linear",
-                final_fraction=0.1,
-            ),
-        ),
+        sft=SFT,
         recipe=RECIPES[variant],
         evaluation=Evaluation(
             scorer=GOLD,
@@ -139,7 +136,6 @@ def judging(config: Config) -> Config:
     """The same, with a model that is shown how to judge as well, and is measured by
     verdicts on held-out problems too."""
     world, verdicts = JudgedArithmetic(), Exact(extract=Regex(r"([YN])$"))
-    assert config.sft is not None
     evaluation = replace(
         config.evaluation,
         scorer=Routed((("verdicts", verdicts),), GOLD),
@@ -150,6 +146,6 @@ def judging(config: Config) -> Config:
         model=replace(config.model, shape=ModelShape(vocab=32)),
         tokenizer=Characters(world.alphabet),
         data=world,
-        sft=replace(config.sft, steps=1000),
+        sft=replace(SFT, steps=1000),
         evaluation=evaluation,
     )

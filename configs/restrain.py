@@ -25,12 +25,11 @@ both stayed near 0 (`data.long_direct=0.8`), or both rose as far.
 
 Of the settings, the method's form is the paper's, known at second hand. Its numbers are
 unknown to us: both widths, the share of votes that is enough, how hard is pushed,
-samples and rate are ours; the data here is GSM8K, the paper's is DAPO-14k-Math. One
-update a batch has exactly the gradient of the weighted sum of the labels' losses; with
-`recipe.schedule.updates` above 1 ratios are clipped for all labels at once, which only
-comes near it. The paper draws the first model's samples once, beforehand; here they are
-drawn when a prompt comes up, the same ones each time, at the cost of as many samples
-again.
+samples and rate are ours; the data here is GSM8K, the paper's is DAPO-14k-Math. The
+loss is exactly the weighted sum of the labels' losses: with `recipe.schedule.updates`
+above 1 ratios are clipped for each label by itself (`policy.both_ways`). The paper
+draws the first model's samples once, beforehand; here they are drawn when a prompt
+comes up, the same ones each time, at the cost of as many samples again.
 """
 
 from dataclasses import replace
@@ -86,8 +85,7 @@ def get_config(variant: str | None = None) -> Config:
     evaluation = replace(base.evaluation, every=100)
     if "tiny" in (variant or ""):
         base = replace(quickstart.get_config(), data=UnevenArithmetic())
-        assert base.sft is not None
-        base = replace(base, sft=replace(base.sft, steps=1000))
+        base = replace(base, sft=replace(quickstart.SFT, steps=1000))
         sampling = replace(base.evaluation.sampling, max_new_tokens=32)
         evaluation = replace(base.evaluation, sampling=sampling)
     name = "-".join(["restrain", *filter(None, [variant])])

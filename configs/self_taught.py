@@ -23,7 +23,9 @@ evaluation.sampling.temperature=0.7` and read `eval/maj@32`.
 Expected: the paper took Llama-3-70B-Instruct on RewardBench from 75.4 to 83.9 % in one
 round and 88.3 in five, 88.7 with 32 votes. Here no model of that size has been run.
 Tiny, one run (seed 0): no clear rise. Pairs that are right in both orders go from 29
-to 31, 33 and 28 % in three rounds, flips from 56 to 56, 50 and 56. Not run: tiny-dpo.
+to 31, 33 and 28 % in three rounds, flips from 56 to 56, 50 and 56. tiny-dpo, one run
+(seed 0) from the same judge, ruins it: it names the first answer without working it
+out, 95 % of the verdicts, and flips go to 91 %.
 
 Of the settings, known at second hand or from the published configurations: 15 samples
 at temperature 0.7 and top-p 0.9, 4,096 new tokens, one judgement a prompt, labels

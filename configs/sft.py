@@ -69,8 +69,7 @@ def get_config(variant: str | None = None) -> Config:
 def tiny(name: str) -> Config:
     """The quickstart's world, model and supervised stage (a shorter one), no recipe."""
     base = quickstart.get_config()
-    assert base.sft is not None
-    stage = replace(base.sft, steps=300)
+    stage = replace(quickstart.SFT, steps=300)
     evaluation = replace(base.evaluation, prompts=256)
     return replace(
         base, name=f"{name}-tiny", sft=stage, recipe=None, evaluation=evaluation

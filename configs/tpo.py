@@ -36,15 +36,14 @@ best checkpoint on 1,500 held-out prompts (`checkpoint.best=eval/accuracy` does 
 
 from dataclasses import replace
 
-from configs import quickstart, self_rewarding
+from configs import judge_pairs, quickstart, self_rewarding
 from jaxloop.config import unknown_variant
 from jaxloop.experiment import Config
 from jaxloop.loop.recipe import Rounds
 from jaxloop.prompts.dataset import JsonlData
 from jaxloop.prompts.thinking_arithmetic import ThinkingArithmetic
 from jaxloop.sampling.settings import Sampling
-from jaxloop.scoring import After, BradleyTerry, Judge, Regex, Verdict, WholeText
-from jaxloop.scoring.judge import both_orders
+from jaxloop.scoring import After, BradleyTerry, Judge, Regex, WholeText
 from jaxloop.selection import ZLength
 from jaxloop.selection.length_control import CharactersOf
 
@@ -53,18 +52,15 @@ Nobody will read that part. Then write a line that begins with RESPONSE: and, af
 your response, which must stand by itself.
 """
 PROMPTS = {
-    None: "{question}\n\nFirst think in writing, in any way that helps." + ENDING,
-    "specific": "{question}\n\nFirst write a draft, and what is good and bad about it."
-    + ENDING,
-    "direct": "{question}\n",
+    None: "\nFirst think in writing, in any way that helps." + ENDING,
+    "specific": "\nFirst write a draft, and what is good and bad about it." + ENDING,
+    "direct": "",
 }
 RESPONSE = Regex(r"(?m)^RESPONSE:\s*(\S.*)")
-COMPARE = Judge(
-    template="pairwise",
-    parse=Verdict(),
-    show=both_orders,
+COMPARE = replace(
+    judge_pairs.PAIRWISE,
     combine=BradleyTerry(),
-    sampling=Sampling(n=1, temperature=0.0, max_new_tokens=1024, rows=128),
+    sampling=replace(judge_pairs.PAIRWISE.sampling, rows=128),
     by="first",
     question="question",
 )
@@ -84,27 +80,17 @@ TINY = replace(
 def get_config(variant: str | None = None) -> Config:
     known = (*PROMPTS, "tiny", "tiny-direct")
     if variant not in known:
-        raise unknown_variant(variant or "", known[1:])
+        raise unknown_variant(variant, known)
     name = "-".join(["tpo", *filter(None, [variant])])
-    return replace(tiny(variant) if "tiny" in name else real(variant), name=name)
-
-
-def real(variant: str | None) -> Config:
-    base, seen = self_rewarding.real(), RESPONSE
-    if variant == "direct":
-        seen = WholeText()
+    if variant not in PROMPTS:
+        base = quickstart.get_config("self_rewarding")
+        world = ThinkingArithmetic(thinking=variant == "tiny")
+        sft = replace(quickstart.SFT, steps=1400)
+        return replace(base, name=name, data=world, sft=sft, recipe=TINY)
+    base, seen = self_rewarding.real(), WholeText() if variant == "direct" else RESPONSE
+    data = JsonlData(template="{question}\n" + PROMPTS[variant], max_prompt_tokens=1024)
     selector = ZLength(rho=0.25, length=CharactersOf(seen))
+    recipe = replace(RECIPE, scorer=replace(COMPARE, sees=seen), selector=selector)
     held_out = Judge(by="first", sees=seen, question="question")
-    return replace(
-        base,
-        data=JsonlData(template=PROMPTS[variant], max_prompt_tokens=1024),
-        recipe=replace(RECIPE, scorer=replace(COMPARE, sees=seen), selector=selector),
-        evaluation=replace(base.evaluation, scorer=held_out),
-    )
-
-
-def tiny(variant: str | None) -> Config:
-    base = quickstart.get_config("self_rewarding")
-    assert base.sft is not None
-    world = ThinkingArithmetic(thinking=variant == "tiny")
-    return replace(base, data=world, sft=replace(base.sft, steps=1400), recipe=TINY)
+    evaluation = replace(base.evaluation, scorer=held_out)
+    return replace(base, name=name, data=data, recipe=recipe, evaluation=evaluation)

@@ -35,14 +35,16 @@ def dry_run(config: Config) -> str:
         "",
         f"{'bytes for each device':<38}{'MiB':>10}",
     ]
-    rows: list[tuple[str, int]] = []
     dtype = config.model.param_dtype
+    params = bytes_per_device(abstract_params(shape, mesh, dtype))
+    rows = [("parameters", params)]
     for name, optimizer in config.optimizers():
         state = abstract_state(model, optimizer, mesh, dtype)
-        rows.append(("parameters", bytes_per_device(state.params)))
         rows.append((f"optimiser state ({name})", bytes_per_device(state.opt_state)))
-    rows.append(("gradients (float32 where accumulated)", rows[0][1]))
-    rows += _recipe_rows(config, shape, mesh, prompt, dict(rows)["parameters"])
+    if len(rows) > 1:
+        rows.append(("gradients (float32 where accumulated)", params))
+    rows += _sampling_rows(config, shape, mesh, prompt, params)
+    rows += _recipe_rows(config, shape, mesh, params)
     for name, size in dict(rows).items():
         lines.append(f"{name:<38}{size / 2**20:>10.2f}")
     lines.append("")
@@ -50,23 +52,32 @@ def dry_run(config: Config) -> str:
     return "\n".join(lines)
 
 
-def _recipe_rows(
+def _sampling_rows(
     config: Config, shape, mesh, prompt: int, params: int
 ) -> list[tuple[str, int]]:
-    recipe = config.recipe
-    if recipe is None:
+    """Of answers to the data's prompts: how long requests to judges and to writers of
+    prompts are depends on what they quote, which nobody knows yet."""
+    versions = config.recipe.versions().values() if config.recipe else ()
+    drawn = [each for r in versions for each in (r.sampling, r.extra) if each]
+    if config.evaluation.scorer is not None:
+        drawn.append(config.evaluation.sampling)
+    if not drawn:
         return []
     stored = np.dtype(config.model.param_dtype).itemsize
     itemsize = np.dtype(config.model.dtype).itemsize
     parts = batch_parts(mesh) * mesh.shape["tensor"]
-    versions = recipe.versions().values()
-    drawn = [each for r in versions for each in (r.sampling, r.extra) if each]
     caches = [cache_bytes(shape, s, prompt, config.model.dtype, parts) for s in drawn]
-    rows = [
+    return [
         ("key-value cache while sampling", max(caches)),
         ("sampler's copy of the weights", params // stored * itemsize),
     ]
-    schedule = recipe.schedule
+
+
+def _recipe_rows(config: Config, shape, mesh, params: int) -> list[tuple[str, int]]:
+    recipe = config.recipe
+    if recipe is None:
+        return []
+    rows, schedule = [], recipe.schedule
     if isinstance(schedule, Online) and schedule.sync_every != 1:
         rows.append(("stale sampler (sync_every)", params))
     if isinstance(schedule, Online) and "reference" in recipe.objective.needs:
@@ -86,6 +97,12 @@ def _shapes(config: Config, prompt: int):
         stage = config.sft
         size = stage.batch_size // stage.accumulation
         yield "supervised batch", f"{stage.accumulation} x ({size}, {stage.row_tokens})"
+    if config.evaluation.scorer is not None:
+        held_out = config.evaluation.sampling
+        yield (
+            "decoder rows, held-out",
+            f"{held_out.rows}, {held_out.n} samples a prompt",
+        )
     recipe = config.recipe
     if recipe is None:
         return

@@ -103,7 +103,7 @@ class LoopModels:
     ) -> list[tuple[Rollout, ...]]:
         """`sampling.n` rollouts of each prompt, by the "policy", the "first" model,
         that of a directory or an endpoint; () where the prompt is too long for it."""
-        fitting = self._fitting(prompts, sampling, by)
+        fitting = self.fitting(prompts, sampling, by=by)
         shared = common_head(fitting)  # of all: what waits depends on interruptions
         written: dict[str, tuple[Rollout, ...]] = {}
         if self.journal is not None:
@@ -125,8 +125,8 @@ class LoopModels:
                 append_records(self.journal, rows)
         return [written.get(prompt.id, ()) for prompt in prompts]
 
-    def _fitting(
-        self, prompts: Sequence[Prompt], sampling: Sampling, by: By
+    def fitting(
+        self, prompts: Sequence[Prompt], sampling: Sampling, *, by: By = "policy"
     ) -> list[Prompt]:
         """Those that leave room for an answer; says once how many do not."""
         if isinstance(by, Endpoint):  # the server knows its own limits

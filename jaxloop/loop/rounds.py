@@ -18,6 +18,7 @@ import numpy as np
 
 from jaxloop.config.values import json_like
 from jaxloop.loop import store
+from jaxloop.loop.contrast import token_rewards
 from jaxloop.loop.drawing import sample
 from jaxloop.loop.folder import (
     append_records,
@@ -98,7 +99,13 @@ def one_round(
     )
     name, done = f"round_{index + 1:03d}", index + 1
     metrics = evaluate(
-        bench, state.params, name=name, step=position.step, phase="eval", round=done
+        bench,
+        state.params,
+        name=name,
+        step=position.step,
+        phase="eval",
+        round=done,
+        running=index,
     )
     position = replace(position, round=done, done=0)
     position = store.save(bench, position, {"params": state.params}, metrics)
@@ -234,7 +241,7 @@ def _known_logps(
 ) -> dict[str, np.ndarray]:
     """Log-probabilities of the round's examples under weights that do not change in it,
     computed once: the reference's, and the round's first weights' where the objective
-    looks at both (`needs`)."""
+    looks at both (`needs`). With a `contrast` the reference's token rewards too."""
     wanted = recipe.objective.needs & {"reference", "previous"}
     if not wanted or not selected.examples:
         return {}
@@ -247,9 +254,12 @@ def _known_logps(
     for name in sorted(wanted):
         seed = name == "reference" and schedule.reference == "seed"
         weights = store.load_seed(bench) if seed else params
-        logps[f"{name}_logp_BC"] = known_logps(
-            bench, recipe.objective, weights, selected.examples, size, layout
-        )
+        given = recipe.objective, weights, selected.examples, size
+        logps[f"{name}_logp_BC"] = known_logps(bench, *given, layout)
+        if name == "reference" and recipe.contrast is not None:
+            logps["token_reward_BC"] = token_rewards(
+                bench, recipe.contrast, *given, partial(layout_for, bench)
+            )
     buffer = io.BytesIO()
     np.savez(buffer, **logps)
     write_bytes(path, buffer.getvalue())

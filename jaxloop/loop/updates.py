@@ -149,6 +149,7 @@ def look(stage: Stage, state) -> None:
         name=f"step_{at.step:06d}",
         step=at.step,
         phase="eval",
+        running=at.round,
         first=state.params if at.stage == "sft" else None,
     )
     stage.position = dataclasses.replace(at, look_due=False)

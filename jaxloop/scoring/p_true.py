@@ -1,7 +1,7 @@
 """P(True): how likely a judge is to say yes, read from its log-probabilities."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -53,16 +53,21 @@ class PTrue(Judge):
     def answers(
         self, models: Models, requests: Sequence[Prompt]
     ) -> list[tuple[Rollout, ...]]:
-        """For each request the word for yes and its share, as a text to be read."""
+        """For each request the word for yes and its share, as a text to be read; () to
+        one that leaves no room for the words."""
         said = [
             Rollout("", i, models.tokens(word), word, (), (), "length")
             for i, word in enumerate(self.words)
         ]
-        items = [(request, word) for request in requests for word in said]
+        longest = max(len(word.token_ids) for word in said)
+        room = replace(self.sampling, max_new_tokens=longest)
+        fitting = models.fitting(requests, room, by=self.by)
+        items = [(request, word) for request in fitting for word in said]
         assert isinstance(self.by, str)
         logp_N2 = models.logps(items, by=self.by).reshape(-1, 2)
         share_N = np.exp(-np.logaddexp(0.0, logp_N2[:, 1] - logp_N2[:, 0]))
-        return [
-            (Rollout(r.id, 0, (), f"{self.words[0]} {share!r}", (), (), "length"),)
-            for r, share in zip(requests, share_N.tolist(), strict=True)
-        ]
+        told = {
+            r.id: Rollout(r.id, 0, (), f"{self.words[0]} {share!r}", (), (), "length")
+            for r, share in zip(fitting, share_N.tolist(), strict=True)
+        }
+        return [(told[r.id],) if r.id in told else () for r in requests]

@@ -62,6 +62,13 @@ class Models(Protocol):
         """What no text that others wrote may spell in a request to that model."""
         ...
 
+    def fitting(
+        self, prompts: Sequence[Prompt], sampling: Sampling, *, by: By = "policy"
+    ) -> list[Prompt]:
+        """Those among such prompts that leave room for an answer; the run says once
+        how many do not."""
+        ...
+
     def write(
         self, prompts: Sequence[Prompt], sampling: Sampling, *, by: By = "policy"
     ) -> list[tuple[Rollout, ...]]:

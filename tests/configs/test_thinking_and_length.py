@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from configs import lift_dpo, tpo
-from jaxloop.cli.main import main
 from jaxloop.config import apply_overrides
 from jaxloop.metrics import read_metrics
 from jaxloop.models.decoder import ModelShape
@@ -140,48 +139,6 @@ def test_pairs_of_a_file_get_their_limits_from_the_config(tmp_path):
     assert (limited.chosen.text == own.chosen.text) == (limit >= 3)
     plain = apply_overrides(lift_dpo.get_config("plain"), [f"data.pairs={file}"]).data
     assert plain.load(character_tokenizer(alphabet)).pairs == [own]
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory) -> dict[str, Path]:
-    """A model directory (without weights), and rows for both methods."""
-    folder = tmp_path_factory.mktemp("files")
-    character_tokenizer("".join(map(chr, range(32, 127))) + "\n").save(folder)
-    golden = Path(__file__).parents[1] / "golden" / "qwen2_tied" / "config.json"
-    shape = {"vocab_size": 128, "max_position_embeddings": 4096, "eos_token_id": 1}
-    (folder / "config.json").write_text(
-        json.dumps(json.loads(golden.read_text()) | shape)
-    )
-    pair = {"chosen": "a long answer", "rejected": "short"}
-    rows = {
-        "train": [{"question": f"Why {i}?"} for i in range(20_000)],
-        "pairs": [{"prompt": f"Say {i}."} | pair for i in range(128)],
-        "test": [
-            {"question": f"Who {i}?", "prompt": f"In 9 words: {i}?", "limit": 9}
-            for i in range(8)
-        ],
-    }
-    paths = {"model": folder}
-    for name, of in rows.items():
-        paths[name] = folder / f"{name}.jsonl"
-        paths[name].write_text("".join(json.dumps(row) + "\n" for row in of))
-    return paths
-
-
-@pytest.mark.parametrize(
-    ("method", "variant", "trained_on"),
-    [(tpo, "specific", "train"), (tpo, "direct", "train"), (lift_dpo, None, "pairs")],
-)
-def test_a_dry_run_of_a_real_one(method, variant, trained_on, files, tmp_path, capsys):
-    words = [
-        f"model.path={files['model']}",
-        f"data.{trained_on}={files[trained_on]}",
-        f"data.test={files['test']}",
-        f"out={tmp_path / 'run'}",
-    ]
-    path = f"{method.__file__}:{variant}" if variant else method.__file__
-    assert main(["run", path, *words, "--dry-run"]) == 0
-    assert "MiB" in capsys.readouterr().out
 
 
 WARM = """\

@@ -8,7 +8,9 @@ import pytest
 
 from jaxloop.loop.folder import RunFolder
 from jaxloop.loop.interrupt import Interrupt
+from jaxloop.loop.recipe import From
 from jaxloop.loop.rounds import sampled_and_scored
+from jaxloop.loop.run import run
 from jaxloop.loop.stations import evaluate
 from jaxloop.loop.store import Position
 from jaxloop.loop.workbench import build, prepare
@@ -102,3 +104,44 @@ def test_an_evaluation_shows_the_judge_canaries(tmp_path, monkeypatch, capsys):
     assert "colon (1.00)" in capsys.readouterr().out
     kept = (out / "records" / "canaries" / "round_000.jsonl").read_text()
     assert "Let me take this apart" in kept
+
+
+def later(out, url: str):
+    """With another judge from the second round on."""
+    base = judged(out, url)
+    change = From(2, "scorer", replace(base.recipe.scorer, name="later"))
+    evaluation = replace(base.evaluation, every=2)
+    recipe = replace(base.recipe, changes=(change,))
+    return replace(base, recipe=recipe, evaluation=evaluation)
+
+
+def shown_to(lines) -> list[str]:
+    """The judge that met the canaries in each line."""
+    names = [{n.partition("/")[0] for n in line if "/canary/" in n} for line in lines]
+    assert all(len(each) == 1 for each in names)
+    return ["".join(each) for each in names]
+
+
+def test_the_judge_of_the_round_meets_the_canaries(tmp_path, monkeypatch):
+    monkeypatch.setenv("no_proxy", "*")
+    out = tmp_path / "out"
+    server = serving(lambda body, _: said(nines(body)))
+    with server as (url, _), opened(later(out, url)) as (bench, params):
+        for i in range(2):
+            evaluate(bench, params, name=f"{i}", step=0, phase="eval", running=i)
+    assert shown_to(read_metrics(out / "metrics.jsonl")) == ["judge", "later"]
+
+
+@pytest.mark.full
+def test_each_look_of_a_run_is_at_the_judge_of_its_round(tmp_path, monkeypatch):
+    monkeypatch.setenv("no_proxy", "*")
+    out = tmp_path / "out"
+    with serving(lambda body, _: said(nines(body))) as (url, _):
+        config = later(out, url)
+        assert run(replace(config, sft=replace(config.sft, steps=1))) == 0
+    looks = [x for x in read_metrics(out / "metrics.jsonl") if x["phase"] == "eval"]
+    ends = [i for i, line in enumerate(looks) if line.get("round") is not None]
+    found = shown_to(looks)
+    border = ends[1] + 1  # behind the first round, still of its judge
+    assert len(looks) > ends[-1] > border  # and inside the second
+    assert found == ["judge"] * border + ["later"] * (len(looks) - border)

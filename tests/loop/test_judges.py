@@ -7,6 +7,7 @@ from contextlib import redirect_stdout
 from dataclasses import replace
 from itertools import pairwise
 
+import jax
 import pytest
 
 from jaxloop.config import ConfigError
@@ -17,9 +18,10 @@ from jaxloop.loop.run import dry_run, evaluate, run
 from jaxloop.mesh import MeshShape
 from jaxloop.metrics import read_metrics
 from jaxloop.records import Judgement, Prompt, Rollout, Scored
-from jaxloop.scoring import ImplicitReward, Routed, Sum
+from jaxloop.scoring import ImplicitReward, PTrue, Routed, Sum
 from jaxloop.selection import BestWorst, JudgePairs, Streams
 from tests.loop import tiny_config
+from tests.loop.test_judge_server import opened
 
 JUDGED = tiny_config.config("judged", "").recipe
 JUDGE = JUDGED.scorer
@@ -70,6 +72,26 @@ def test_the_evaluated_model_is_not_its_own_first_model(tmp_path):
         with pytest.raises(ConfigError, match="'first' is the model that a recipe"):
             evaluate(config)
     assert not (tmp_path / "out-eval").exists()
+
+
+def test_what_reads_log_probabilities_has_the_same_room(tmp_path):
+    judge = PTrue("{question}{answer}=", words=("1", "22"), guarded=False)
+    base = judged_by(judge, tmp_path / "out")
+    shape = replace(base.model.shape, max_positions=18)
+    with opened(replace(base, model=replace(base.model, shape=shape))) as (
+        bench,
+        params,
+    ):
+        prompt = bench.data.train[0]
+        texts = "9" * 12, "9" * 13  # behind three tokens, before `=` and `22`
+        group = [
+            Rollout(prompt.id, i, (), text, (), (), "eos")
+            for i, text in enumerate(texts)
+        ]
+        scorer = models.bound(bench, judge, params, jax.random.key(0), version=0)
+        (row,) = scorer([prompt], [tuple(group)])
+    assert len(prompt.token_ids) == 3
+    assert [score.value is None for score in row.scores] == [False, True]
 
 
 @pytest.mark.parametrize("by", ["first", "another/model"])

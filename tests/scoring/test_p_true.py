@@ -28,8 +28,13 @@ class Knowing(Scripted):
     def tokens(self, text: str):
         return tuple(map(ord, text))
 
+    def fitting(self, prompts, sampling, *, by: str = "policy"):
+        assert sampling.max_new_tokens == 3  # for `yes`
+        return [prompt for prompt in prompts if len(prompt.text) < 20]
+
     def logps(self, items, *, by: str = "policy"):
         self.by.append(by)
+        assert all(len(prompt.text) < 20 for prompt, _ in items)
 
         def chance(prompt, rollout):
             said = "".join(map(chr, rollout.token_ids))
@@ -66,6 +71,15 @@ def test_it_has_the_health_of_a_judge():
     metrics = judge_metrics([row])
     assert metrics["p_true/agreement"] == metrics["p_true/accuracy"] == 1.0
     assert metrics["p_true/invalid_frac"] == 0.0
+
+
+def test_what_is_too_long_for_its_model_is_not_asked_but_counted():
+    row, found = values(JUDGE, Knowing(), "7", "8" * 20)
+    assert found[0] == pytest.approx(0.75)
+    assert (row.scores[1].value, row.scores[1].status) == (None, "unscored")
+    assert judge_metrics([row])["p_true/too_long_frac"] == 0.5
+    _, found = values(JUDGE, Knowing(), "8" * 20)
+    assert found == [None]
 
 
 def test_infinitely_unlikely_words_are_invalid_and_not_0():
