@@ -46,9 +46,8 @@ def test_mta_pre_convolution(libtpu, chip, budget):
     assert ratio("mta_pre", "splash", TWO_HEADS, chip) <= budget
 
 
-@pytest.mark.parametrize(
-    ("chip", "budget"), [("v5e", 1.3), pytest.param("v6e", 1.3, marks=pytest.mark.full)]
-)
+@pytest.mark.full
+@pytest.mark.parametrize(("chip", "budget"), [("v5e", 1.3), ("v6e", 1.3)])
 def test_lm_head(libtpu, chip, budget):
     shape = tpu_entries.Product(M=1024, D=1024, V=151_936)
     assert ratio("lm_head", "product", shape, chip) <= budget
