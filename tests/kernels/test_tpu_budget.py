@@ -35,12 +35,15 @@ def ratio(op, base, shape, chip) -> float:
     return cycles(op, shape, chip) / cycles(base, shape, chip)
 
 
-@pytest.mark.parametrize(("chip", "budget"), [("v5e", 1.1), ("v6e", 1.1)])
+@pytest.mark.parametrize(
+    ("chip", "budget"), [pytest.param("v5e", 1.1, marks=pytest.mark.full), ("v6e", 1.1)]
+)
 def test_attention(libtpu, chip, budget):
     """Splash itself, in the layout of models."""
     assert ratio("attention", "splash", TWO_HEADS, chip) <= budget
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("chip", "budget"), [("v5e", 2.2), ("v6e", 1.12)])
 def test_mta_pre_convolution(libtpu, chip, budget):
     assert ratio("mta_pre", "splash", TWO_HEADS, chip) <= budget

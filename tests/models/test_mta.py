@@ -104,7 +104,10 @@ def test_only_the_named_layers_convolve():
     assert abs(kernels - mixed).max() > 1e-3
 
 
-@pytest.mark.parametrize("mesh", [MeshShape(2, 1, 1), MeshShape(1, 2, 2)])
+@pytest.mark.parametrize(
+    "mesh",
+    [pytest.param(MeshShape(2, 1, 1), marks=pytest.mark.full), MeshShape(1, 2, 2)],
+)
 @pytest.mark.parametrize("mta", [FULL, PARTS], ids=["grouped", "all-heads"])
 def test_a_mesh_computes_the_same(mesh, mta, mesh_of):
     shape = with_mta(mta)
