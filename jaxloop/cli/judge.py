@@ -4,10 +4,7 @@ import contextlib
 import sys
 from collections.abc import Sequence
 
-from jaxloop.cli.arguments import Help
-from jaxloop.cli.run import config_and_overrides, resolve
-from jaxloop.config.help import format_help
-from jaxloop.config.loading import load_config
+from jaxloop.cli.run import read_words
 
 USAGE = """\
 jaxloop judge CONFIG.py[:VARIANT] [name=value ...]
@@ -21,15 +18,7 @@ command goes on. With a config file, --help lists every setting.
 
 def main(argv: Sequence[str]) -> int:
     """Runs the command; `argv` are the words after `judge`."""
-    rest = [word for word in argv if word not in ("-h", "--help")]
-    helping = len(rest) < len(argv)
-    if helping and not rest:
-        raise Help(USAGE)
-    spec, overrides = config_and_overrides(rest, USAGE)
-    default = load_config(spec)
-    if helping:
-        raise Help(f"{USAGE}\n{format_help(default)}")
-    config = resolve(default, overrides, ("--help",))
+    config = read_words(argv, USAGE).config
 
     from jaxloop.loop.judging import judge
 

@@ -3,11 +3,8 @@
 import sys
 from collections.abc import Sequence
 
-from jaxloop.cli.arguments import Help
-from jaxloop.cli.run import config_and_overrides, resolve
+from jaxloop.cli.run import read_words
 from jaxloop.config.compare import changed_from
-from jaxloop.config.help import format_help
-from jaxloop.config.loading import load_config
 
 USAGE = """\
 jaxloop prompts CONFIG.py[:VARIANT] [name=value ...]
@@ -22,19 +19,11 @@ the recipe. With a config file, --help lists every setting.
 
 def main(argv: Sequence[str]) -> int:
     """Runs the command; `argv` are the words after `prompts`."""
-    rest = [word for word in argv if word not in ("-h", "--help")]
-    helping = len(rest) < len(argv)
-    if helping and not rest:
-        raise Help(USAGE)
-    spec, overrides = config_and_overrides(rest, USAGE)
-    default = load_config(spec)
-    if helping:
-        raise Help(f"{USAGE}\n{format_help(default)}")
-    config = resolve(default, overrides, ("--help",))
-    changes = changed_from(default, config)
+    asked = read_words(argv, USAGE)
+    changes = changed_from(asked.default, asked.config)
     if changes:
-        print(f"changed from {spec}:\n{changes}", file=sys.stderr, flush=True)
+        print(f"changed from {asked.spec}:\n{changes}", file=sys.stderr, flush=True)
 
     from jaxloop.loop.writing import write_prompts
 
-    return write_prompts(config, argv=["jaxloop", "prompts", *argv])
+    return write_prompts(asked.config, argv=["jaxloop", "prompts", *argv])

@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from jaxloop.cli.arguments import Help, read_arguments
 from jaxloop.config.compare import changed_from
@@ -72,6 +72,34 @@ def config_and_overrides(
         got = f", not {words[0]!r}" if words else ""
         raise ConfigError(f"the first word must be a config file{got}\n\n{usage}")
     return words[0], tuple(words[1:])
+
+
+class Asked(NamedTuple):
+    """What the words of a command ask for."""
+
+    spec: str
+    """CONFIG.py or CONFIG.py:VARIANT."""
+    default: Any
+    """The configuration as its file has it."""
+    config: Any
+    """With the overrides."""
+
+
+def read_words(argv: Sequence[str], usage: str) -> Asked:
+    """Of a command that takes a config, overrides and --help, nothing else.
+
+    Raises Help with the usage, and with a config file every setting of it; ConfigError
+    for what is wrong.
+    """
+    rest = [word for word in argv if word not in ("-h", "--help")]
+    helping = len(rest) < len(argv)
+    if helping and not rest:
+        raise Help(usage)
+    spec, overrides = config_and_overrides(rest, usage)
+    default = load_config(spec)
+    if helping:
+        raise Help(f"{usage}\n{format_help(default)}")
+    return Asked(spec, default, resolve(default, overrides, ("--help",)))
 
 
 def resolve(default: Any, overrides: Sequence[str], flags: Sequence[str] = ()) -> Any:

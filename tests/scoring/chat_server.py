@@ -69,7 +69,7 @@ def serving(
                 self.end_headers()
                 self.wfile.write(content)
             except OSError:
-                pass  # whoever asked is gone
+                pass  # whoever asked has stopped waiting, as some tests have it
 
         def log_message(self, *_):
             pass

@@ -22,7 +22,6 @@ from jaxloop_kernels.multi_token_attention.weights import (
     identity,
     identity_kernel,
     identity_mix,
-    layers_with_convolution,
 )
 
 __all__ = [
@@ -32,7 +31,6 @@ __all__ = [
     "identity",
     "identity_kernel",
     "identity_mix",
-    "layers_with_convolution",
     "multi_token_attention",
 ]
 

@@ -96,11 +96,6 @@ def identity_mix(heads: int, group: int) -> jax.Array:
     return jnp.tile(jnp.eye(group), (heads // group, 1, 1))
 
 
-def layers_with_convolution(layers: int) -> tuple[int, ...]:
-    """The layers that have steps 3 and 6 in the paper: every fourth, from 2 on."""
-    return tuple(range(2, layers, 4))
-
-
 def query_reach(mta: Mta) -> int:
     """How many earlier queries take part in a row: those of both kernels, together."""
     kernels = (mta.pre_NAC, mta.post_NAC)
