@@ -11,6 +11,7 @@ import pytest
 import tpu_entries
 import tpu_schedule
 from jax.experimental import pallas as pl
+from jax.experimental.compilation_cache import compilation_cache
 from jax.experimental.pallas import tpu as pltpu
 from jax.experimental.pallas.ops.tpu.splash_attention import (
     splash_attention_kernel,
@@ -189,6 +190,33 @@ def test_matrix_products_are_counted(libtpu, tmp_path):
     least = 2048**3 / 2**18
     assert least <= plain.cycles <= 2 * least
     assert plain.flops == pytest.approx(2 * 2048**3, rel=0.01)
+
+
+def test_jaxs_persistent_cache_is_left_alone(libtpu, tmp_path):
+    """It goes on for the CPU, and what is compiled for a TPU is not in it."""
+    keep = {
+        "jax_compilation_cache_dir": str(tmp_path),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+    }
+    before = {name: getattr(jax.config, name) for name in keep}
+    table = jnp.array([1, 4, 2])
+
+    def stored_one(x):
+        return x + 1
+
+    for name, value in keep.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+    try:
+        first, second = (measure("v6e", triangle(3, 4, table), X) for _ in range(2))
+        assert first == second
+        assert not list(tmp_path.glob("jit_run-*"))
+        jax.jit(stored_one)(1)
+        assert list(tmp_path.glob("jit_stored_one-*"))
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
 
 
 def test_a_table_with_ratios_and_profile(libtpu, capsys, monkeypatch, tmp_path):

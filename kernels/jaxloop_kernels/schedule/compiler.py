@@ -5,6 +5,7 @@ compilation of a process. It needs no TPU and leaves jax's own platform alone.
 """
 
 import atexit
+import contextlib
 import functools
 import os
 import shutil
@@ -15,6 +16,7 @@ from pathlib import Path
 import jax
 import numpy as np
 from jax.experimental import topologies
+from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 TOPOLOGIES = {
@@ -95,7 +97,28 @@ def lower(chip: str, fn: Callable, *args) -> jax.stages.Lowered:
     return jax.jit(fn).trace(*args).lower(lowering_platforms=("tpu",))
 
 
+@contextlib.contextmanager
+def _without_cache():
+    """jax's persistent cache takes programs for absent devices and cannot read them
+    back; and one that was read would leave no dump. jax looks at its setting only once:
+    hence the resets."""
+    used = jax.config.jax_enable_compilation_cache
+    jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_compilation_cache", used)
+        compilation_cache.reset_cache()
+
+
+def compile_lowered(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
+    """Compiles what `lower` returned, never from jax's persistent cache."""
+    with _without_cache():
+        return lowered.compile()
+
+
 def compile_for(chip: str, fn: Callable, *args) -> jax.stages.Compiled:
     """What `fn` is on that chip. Raises what the compiler says does not work, such as
     too much vector memory."""
-    return lower(chip, fn, *args).compile()
+    return compile_lowered(lower(chip, fn, *args))

@@ -114,7 +114,7 @@ def measure(
         return _from_json(json.loads(stored.read_text()))
     for path in folder.iterdir():  # what others compiled
         path.unlink()
-    compiled = lowered.compile()
+    compiled = compiler.compile_lowered(lowered)
     programs = bundles.read_folder(folder)
     if not programs:
         raise RuntimeError("libtpu dumped nothing: it was loaded before prepare()")
