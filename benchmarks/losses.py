@@ -73,6 +73,7 @@ def batch() -> dict[str, np.ndarray]:
         "target_B": np.repeat(np.array([1, 0.6, 0, 0.8], np.float32), 2),
         "margin_B": np.ones(B, np.float32),
         "label_B": np.repeat(np.array([1, 0, 1, 0], np.float32), 2),
+        "edited_BC": (normal(B, C) > 1).astype(np.float32),
         "step_BC": (normal(B, C) > 0).astype(np.float32),
         "reward_B": np.tile(np.array([1, 0], np.float32), B // 2),
         "group_B": np.repeat(np.arange(2, dtype=np.int32), B // 2),

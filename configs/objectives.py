@@ -99,6 +99,7 @@ PAIRS = {
     "dpo_nll": Pairwise(nll=1.0),
     "rpo": Pairwise(sft=1.0),
     "ld_dpo": Pairwise(ld_alpha=0.5),
+    "edit_dpo": Pairwise(edit_alpha=0.25),
     "wpo": Pairwise(wpo=pair_terms.wpo),
     "t_reg": Pairwise(token_regulariser=1.0),
     "selm": Pairwise(optimism=0.01),

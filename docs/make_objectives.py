@@ -62,8 +62,9 @@ SECTIONS: list[tuple[str, str, list]] = [
     (
         "What goes with pairs",
         "Fields of `Pairwise`: `wpo=pair_terms.wpo`, "
-        "`divergence=divergence.forward_kl`, `ld_alpha`, `token_regulariser` (with "
-        "`contrast=Contrast(...)` in the recipe), `optimism`.",
+        "`divergence=divergence.forward_kl`, `ld_alpha`, `edit_alpha`, "
+        "`token_regulariser` (with `contrast=Contrast(...)` in the recipe), "
+        "`optimism`.",
         [pair_terms, divergence],
     ),
     ("Labelled completions", "`Unpaired(FUNCTION, beta=...)`.", [unpaired]),

@@ -159,6 +159,7 @@ class StepBatches:
             logps,
             kind=kind,
             each=rows_each(objective),
+            edits="edits" in objective.needs,
         )
         if self.actors.copies_reference and not logps:
             batch["reference_logp_BC"] = np.zeros_like(batch["mask_BC"])

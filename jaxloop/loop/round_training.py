@@ -159,6 +159,7 @@ class Passes:
                     {name: logp_NRC[picked] for name, logp_NRC in logps.items()},
                     kind=self.objective.trains_on,
                     each=rows_each(self.objective),
+                    edits="edits" in self.objective.needs,
                 )
                 rate = learning_rate(self.optimizer, step, total)
                 yield micro_batches(batch, self.schedule.accumulation), rate, {}

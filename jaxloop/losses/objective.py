@@ -22,7 +22,7 @@ optional; an objective that needs one says which is missing:
   in `advantage_B` of pushes up and down, where it is a sum over labels.
 - `reward_BC`, `return_BC`, `value_BC`: rewards, returns and old values by token;
   `reward_B`: the reward of a completion, NaN where unscored; `token_reward_BC`: what
-  T-REG's regulariser aims at.
+  T-REG's regulariser aims at; `edited_BC`: 1 where a pair's completions differ.
 - `target_B`: a soft label or a regression target (pairs: on the chosen row);
   `margin_B`: by how much the chosen one should win; `label_B`: > 0 is desirable;
   `group_B`: int32, equal for the rows of one prompt; `truncated_B`: > 0 where the
@@ -56,10 +56,12 @@ Need = Literal[
     "mismatch",
     "head",
     "token_reward",
+    "edits",
 ]
 """What the loop must provide beside tokens: advantages; log-probabilities of a
 reference, of a second one; a teacher's choices; completions under another prompt (KTO);
-a scalar head on the model; rewards by token (T-REG)."""
+a scalar head on the model; rewards by token (T-REG); where the completions of a pair
+differ."""
 Kind = Literal["demonstrations", "pairs", "labelled", "groups"]
 """What an objective trains on."""
 

@@ -60,6 +60,22 @@ def length_weights(active_BC: jax.Array, *, ld_alpha: float) -> jax.Array:
     return jnp.where(shared_BC, 1.0, ld_alpha)
 
 
+def edit_weights(edited_BC: jax.Array, *, edit_alpha: float) -> jax.Array:
+    """Weights of tokens for pairs of which one completion is an edit of the other.
+
+    weight_t = 1 inside of the spans in which the two differ, edit_alpha elsewhere
+
+    edited_BC: 1 on the tokens of those spans; the loop finds them by matching the two
+    completions' tokens. The reference is weighted alike; NLL terms are not weighted.
+    After the error-injected self-editing of RISE (Xu et al. 2024, arXiv 2410.06638; as
+    recalled), which has pairs that differ in an injected error; the weight is our own.
+    Use: with pairs that differ in few tokens, where what they share drowns the error. 0
+    leaves the edits alone.
+    Names: -.
+    """
+    return jnp.where(edited_BC > 0, 1.0, edit_alpha)
+
+
 def token_regulariser(
     log_ratio_BC: jax.Array,
     token_reward_BC: jax.Array,

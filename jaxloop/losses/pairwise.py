@@ -32,8 +32,8 @@ class Pairwise(PairObjective):
     DPO as it stands. With nll = 1 the objective of IRPO (Pang et al. 2024, arXiv
     2404.19733), with weights in the batch besides that of ScPO (Prasad et al. 2024,
     arXiv 2411.04109), with sft = 1 RPO. Token weights in the batch, `weight_BC`,
-    multiply the log-ratio and the likelihood of each token: zeros outside of an edited
-    span leave only the span to be learnt. Lengths are those of the masks in any case.
+    multiply the log-ratio and the likelihood of each token. Lengths are those of the
+    masks in any case.
     """
 
     sft: float = 0.0
@@ -41,6 +41,9 @@ class Pairwise(PairObjective):
     tokens of the step (RPO; TRL's `sft`). Alone with `loss=reference_free.none`."""
     ld_alpha: float = 1.0
     """Weight of tokens beyond the length of the shorter completion (LD-DPO)."""
+    edit_alpha: float = 1.0
+    """Weight of tokens that both completions have, outside of the spans in which they
+    differ (`pair_terms.edit_weights`)."""
     wpo: Callable[[TokenStats, jax.Array], jax.Array] | None = None
     """Weights of the preference loss: `pair_terms.wpo` or `wpo_plain`. TRL multiplies
     its `sft` term by them as well."""
@@ -53,10 +56,9 @@ class Pairwise(PairObjective):
     def __post_init__(self):
         super().__post_init__()
         self.not_negative("sft", "token_regulariser", "optimism")
-        if not 0 <= self.ld_alpha <= 1:
-            raise ValueError(
-                f"Pairwise: ld_alpha must be within [0, 1], got {self.ld_alpha}"
-            )
+        for name in ("ld_alpha", "edit_alpha"):
+            if not 0 <= (value := getattr(self, name)) <= 1:
+                raise ValueError(f"Pairwise: {name} must be within [0, 1], got {value}")
         if self.wpo is not None and "valid_P" in keywords.asked(self.loss):
             raise ValueError(
                 f"Pairwise: {keywords.title(self.loss)} matches completions across the "
@@ -74,6 +76,8 @@ class Pairwise(PairObjective):
             terms.append("reference")
         if self.token_regulariser:
             terms.append("token_reward")
+        if self.edit_alpha != 1:
+            terms.append("edits")
         return super().needs.union(terms)
 
     def counts(self, batch: Batch) -> Counts:
@@ -93,6 +97,9 @@ class Pairwise(PairObjective):
         weight_BC = token_weights(batch, active_BC)
         length_BC = pair_terms.length_weights(active_BC, ld_alpha=self.ld_alpha)
         share_BC = weight_BC * length_BC
+        if self.edit_alpha != 1:
+            edited_BC = select(required(batch, "edited_BC", self), active_BC)
+            share_BC *= pair_terms.edit_weights(edited_BC, edit_alpha=self.edit_alpha)
         pairs = Pairs(
             policy_P2=_sums(share_BC * logp_BC),
             reference_P2=_sums(share_BC * reference_BC),

@@ -9,6 +9,7 @@ compiled.
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 
 import numpy as np
 
@@ -148,13 +149,15 @@ def example_batch(
     *,
     kind: Kind,
     each: int = 2,
+    edits: bool = False,
 ) -> Batch:
     """`size` examples as `each * size` rows, those of one example side by side.
 
     rows_of_each: `example_rows`. Rows beyond the examples are padding and not valid:
     they count for nothing. logps: float32 (examples, each, C) arrays by the name that
     they get in the batch. Pairs bring `margin_B`, the difference of their scores, and
-    `target_B`, its logistic; labelled completions `label_B`, `target_B` and `step_BC`.
+    `target_B`, its logistic, and with `edits` where they differ, `edited_BC`; labelled
+    completions `label_B`, `target_B` and `step_BC`.
     """
     assert kind in ("pairs", "labelled"), f"{kind} are no examples"
     items: list[Row | None] = [row for group in rows_of_each for row in group]
@@ -175,6 +178,11 @@ def example_batch(
         gaps = [pair.chosen_score - pair.rejected_score for pair in pairs]
         batch["margin_B"] = column(gaps)
         batch["target_B"] = column([1 / (1 + math.exp(-max(g, -80))) for g in gaps])
+        if edits:
+            batch["edited_BC"] = np.zeros_like(batch["mask_BC"])
+            marks = (marks_C for pair in pairs for marks_C in edited_tokens(pair))
+            for edited_C, marks_C in zip(batch["edited_BC"], marks, strict=False):
+                edited_C[: len(marks_C)] = marks_C
     else:
         labelled = [example for example in examples if isinstance(example, Labelled)]
         labels = column([example.label for example in labelled])
@@ -189,6 +197,18 @@ def example_batch(
         flat = logp_NRC[:, :, :kept].reshape(-1, kept)
         batch[name][: len(flat), :kept] = flat
     return batch
+
+
+def edited_tokens(pair: Pair) -> tuple[np.ndarray, np.ndarray]:
+    """Of the chosen and of the rejected completion, bool by token: where it is not
+    matched by the other one (Ratcliff and Obershelp's longest blocks)."""
+    chosen, rejected = pair.chosen.token_ids, pair.rejected.token_ids
+    edited = np.ones(len(chosen), bool), np.ones(len(rejected), bool)
+    matcher = SequenceMatcher(None, chosen, rejected, autojunk=False)
+    for block in matcher.get_matching_blocks():
+        edited[0][block.a : block.a + block.size] = False
+        edited[1][block.b : block.b + block.size] = False
+    return edited
 
 
 def group_batch(

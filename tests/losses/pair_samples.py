@@ -60,6 +60,7 @@ MODIFIED = {
     "irpo": Pairwise(nll=0.7),
     "rpo": Pairwise(sft=0.7),
     "ld": Pairwise(ld_alpha=0.3),
+    "edits": Pairwise(edit_alpha=0.3),
     "normalised": Pairwise(preference.sppo_hard, beta=1.0, normalise=True),
     "normalised_inpo": Pairwise(nash.inpo, eta=0.2, tau=0.05, normalise=True),
     "wpo": Pairwise(wpo=pair_terms.wpo),
@@ -75,6 +76,7 @@ MODIFIED = {
         nll=0.5,
         sft=0.2,
         ld_alpha=0.6,
+        edit_alpha=0.7,
         wpo=pair_terms.wpo,
         token_regulariser=0.1,
         optimism=0.05,
@@ -134,6 +136,7 @@ def random_batch(seed=0, pairs=4, tokens=6, scale=0.5, dtype=np.float32):
         "weight_B": np.repeat(rng.uniform(0.1, 1, pairs), 2).astype(dtype),
         "weight_BC": np.abs(tokens_of(0.5, 1.0)),
         "token_reward_BC": tokens_of(0, 0.2),
+        "edited_BC": (tokens_of(0, 1.0) > 0) * 1.0,
         "target_B": rng.uniform(0, 1, rows).astype(dtype),
         "margin_B": rng.uniform(0, 2, rows).astype(dtype),
     }

@@ -32,6 +32,24 @@ def test_token_weights_leave_a_span():
             np.testing.assert_allclose(a, b, rtol=1e-6)
 
 
+def test_edits_alone_count_where_nothing_else_does():
+    """edit_alpha = 0 equals masking what both completions have, but in the likelihood;
+    a pair without any edit then has nothing to learn."""
+    logp_BC, batch = random_batch()
+    edited_BC = np.random.default_rng(1).random((8, 6)) < 0.4
+    edited_BC[:2] = False
+    marked = batch | {"edited_BC": jnp.asarray(edited_BC) * 1.0}
+    cut = batch | {"mask_BC": batch["mask_BC"] & edited_BC}
+    loss, zero_BC, _ = evaluate(Pairwise(edit_alpha=0.0), logp_BC, marked)
+    expected, cut_BC, _ = evaluate(Pairwise(), logp_BC, cut)
+    np.testing.assert_allclose(loss, expected, rtol=1e-6)
+    np.testing.assert_allclose(zero_BC, cut_BC, rtol=1e-6)
+    assert not np.any(zero_BC[:2])
+    pushed_BC = evaluate(Pairwise(edit_alpha=0.0, nll=1.0), logp_BC, marked)[1]
+    likelihood_BC = evaluate(Pairwise(reference_free.none, nll=1.0), logp_BC, batch)[1]
+    np.testing.assert_allclose(pushed_BC - zero_BC, likelihood_BC, atol=1e-7)
+
+
 def test_desensitised_lengths_cut_what_only_the_longer_one_has():
     """ld_alpha = 0 equals cutting both completions at the shorter one's length."""
     mask_BC = jnp.arange(6) < jnp.array([5, 2, 3, 6, 4, 4, 0, 3])[:, None]

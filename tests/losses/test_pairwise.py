@@ -311,6 +311,7 @@ def foreign(pairs, *, beta, colour):
         (lambda: Pairwise(nll=-1.0), "nll must not be negative"),
         (lambda: Pairwise(sft=-1.0), "sft must not be negative"),
         (lambda: Pairwise(ld_alpha=1.5), "ld_alpha must be within"),
+        (lambda: Pairwise(edit_alpha=-0.5), "edit_alpha must be within"),
         (lambda: Pairwise(nash.inpo, eta=0.0, tau=1.0), "eta must be positive"),
         (
             lambda: Pairwise(smoothing=0.1),
@@ -349,6 +350,7 @@ def test_settings_that_make_no_sense_are_named(make, message):
         (Pairwise(preference.odpo), "margin_B"),
         (Pairwise(nash.inpo, eta=1.0, tau=0.5), "previous_logp_BC"),
         (Pairwise(token_regulariser=1.0), "token_reward_BC"),
+        (Pairwise(edit_alpha=0.5), "edited_BC"),
     ],
     ids=lambda x: x if isinstance(x, str) else "",
 )

@@ -127,10 +127,13 @@ class Side:
         self.previous_C = known("previous_logp_BC")
         self.weight_C = known("weight_BC")
         self.reward_C = known("token_reward_BC")
+        self.edited_C = known("edited_BC")
 
-    def totals(self, shared, ld_alpha):
+    def totals(self, shared, objective):
         """Policy, reference, second reference."""
-        share_C = tensor(np.where(np.arange(self.tokens) < shared, 1.0, ld_alpha))
+        beyond_C = np.arange(self.tokens) >= shared
+        share_C = tensor(np.where(beyond_C, objective.ld_alpha, 1.0))
+        share_C[self.edited_C == 0] *= objective.edit_alpha
         kinds = (self.logp_C, self.reference_C, self.previous_C)
         return ((x_C * self.weight_C * share_C).sum() for x_C in kinds)
 
@@ -148,10 +151,10 @@ class Side:
         return (gap_C**2).sum()
 
 
-def pair_of(w, l, ld_alpha):
+def pair_of(w, l, objective):
     shared = min(w.tokens, l.tokens)
-    c, c0, cp = w.totals(shared, ld_alpha)
-    r, r0, rp = l.totals(shared, ld_alpha)
+    c, c0, cp = w.totals(shared, objective)
+    r, r0, rp = l.totals(shared, objective)
     sums = {"c": c, "c0": c0, "cp": cp, "r": r, "r0": r0, "rp": rp}
     return Bag(**sums, h=c - c0, l=r - r0, Lw=w.length, Ll=l.length)
 
@@ -168,7 +171,7 @@ def written_out(name, objective, logp_BC, batch):
     losses, likelihood, tokens = [], 0.0, 0
     for i in np.flatnonzero(valid_P):
         w, l = (Side(logp_BC, batch, row) for row in (2 * i, 2 * i + 1))
-        pair = pair_of(w, l, objective.ld_alpha)
+        pair = pair_of(w, l, objective)
         pair.t, pair.m, weight = (
             float(batch[key][2 * i]) for key in ("target_B", "margin_B", "weight_B")
         )

@@ -1,6 +1,7 @@
 """Batches of examples: which row is what, and what counts."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from jaxloop.records import (
 )
 from jaxloop.training.batches import (
     Layout,
+    edited_tokens,
     example_batch,
     example_rows,
     group_batch,
@@ -59,6 +61,48 @@ def test_pairs_lie_side_by_side_and_padding_does_not_count():
     np.testing.assert_allclose(batch["target_B"][:4], 1 / (1 + np.exp(-2)), rtol=1e-6)
     assert (batch["r"][:4] == logp_NRC.reshape(4, 8)).all()
     assert not batch["r"][4:].any()
+
+
+@pytest.mark.parametrize(
+    ("chosen", "rejected", "marks"),
+    [
+        ((1, 2, 3, 4), (1, 9, 3, 4), ([0, 1, 0, 0], [0, 1, 0, 0])),
+        ((1, 2, 3, 4), (1, 4), ([0, 1, 1, 0], [0, 0])),
+        ((5, 6), (5, 6), ([0, 0], [0, 0])),
+        ((5,), (6, 7), ([1], [1, 1])),
+        ((), (6,), ([], [1])),
+        # Frequent tokens count as any other: 300 of one kind around one edit.
+        ((7,) * 300, (7,) * 150 + (8,) + (7,) * 150, ([0] * 300, None)),
+    ],
+)
+def test_edits_are_what_the_other_completion_lacks(chosen, rejected, marks):
+    own = pair(0)
+    own = replace(
+        own,
+        chosen=replace(own.chosen, token_ids=chosen),
+        rejected=replace(own.rejected, token_ids=rejected),
+    )
+    first, second = edited_tokens(own)
+    expected = marks[1] or [int(token == 8) for token in rejected]
+    assert (first.tolist(), second.tolist()) == (marks[0], expected[: len(rejected)])
+
+
+def test_edits_lie_beside_the_tokens():
+    whole, own = pair(0), prompt(0)
+    first, second = rollout(own, 0, 4), rollout(own, 1, 3)
+    first = replace(first, token_ids=(11, 12, 13, 14))
+    second = replace(second, token_ids=(11, 12, 15))
+    pairs = [replace(whole, chosen=first, rejected=second)]
+    make = partial(example_batch, layout=LAYOUT, pad_id=0, size=2, logps={})
+    batch = make(pairs, example_rows(pairs), kind="pairs", edits=True)
+    assert batch["edited_BC"][:, :4].tolist() == [
+        [0, 0, 1, 1],
+        [0, 0, 1, 0],
+        [0] * 4,
+        [0] * 4,
+    ]
+    assert not batch["edited_BC"][:, 4:].any()
+    assert "edited_BC" not in make(pairs, example_rows(pairs), kind="pairs")
 
 
 def test_mismatched_rows_have_the_prompt_of_one_and_the_answer_of_another():
