@@ -50,7 +50,7 @@ RECIPE = replace(
     sampling=Sampling(n=7, temperature=0.8, top_p=0.95, max_new_tokens=1024, rows=128),
     scorer=MetaJudged(JUDGE),
     selector=Streams((TierLength(rho=0.4), JudgePairs(longest=1100))),
-    schedule=Rounds(4, prompts=5000, disjoint=True, batch_size=32, accumulation=8),
+    schedule=Rounds(4, prompts=5000, disjoint=True, batch_size=32, accumulation=4),
     optimizer=Optimizer(learning_rate=5e-6, schedule="cosine"),
     changes=(
         From(2, "selector.selectors.1.longest", 1000),

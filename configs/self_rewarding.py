@@ -51,7 +51,7 @@ RECIPE = Recipe(
     scorer=JUDGE,
     selector=BestWorst(),
     objective=Pairwise(beta=0.1),
-    schedule=Rounds(2, prompts=5000, disjoint=True, batch_size=16, accumulation=4),
+    schedule=Rounds(2, prompts=5000, disjoint=True, batch_size=16, accumulation=2),
     optimizer=Optimizer(learning_rate=1e-6, schedule="linear", final_fraction=0.1),
 )
 VARIANTS = (None, "frozen", "random", "tiny", "tiny-frozen", "tiny-random")

@@ -16,6 +16,7 @@ from jaxloop.config import ConfigError, apply_overrides, load_config
 from jaxloop.experiment import Config
 from jaxloop.loop import dry_run as module
 from jaxloop.loop.run import dry_run
+from jaxloop.models.decoder import ModelShape
 from jaxloop.prompts.candidates import CandidateData
 from jaxloop.prompts.tokenizer import character_tokenizer
 from jaxloop.scoring.parts import parts
@@ -30,15 +31,22 @@ ROW = {
 }
 
 
+def variants(path: Path) -> list[str]:
+    """As an unknown one is told them."""
+    with pytest.raises(ConfigError) as error:
+        load_config(f"{path}:tinny")
+    known = re.search(r"\(known: (.*?)\)", str(error.value))
+    assert known is not None
+    return [name for name in known[1].split(", ") if name]
+
+
 def specs() -> list[str]:
     """Each file and `file:variant`. `objectives` has a variant for each objective, and
     the first of them stands for all (tests/objectives runs them); `mta_toy` makes its
     data, at full size for minutes."""
     found = []
     for path in sorted(CONFIGS.glob("*.py")):
-        with pytest.raises(ConfigError) as error:
-            load_config(f"{path}:?")
-        known = re.findall(r"[\w-]+", str(error.value).rpartition("(known:")[2])
+        known = variants(path)
         if path.stem == "objectives":
             known = known[:1]
         elif path.stem != "mta_toy":
@@ -61,7 +69,39 @@ def test_a_method_is_about_60_lines_and_its_docstring(path):
     assert len(text.splitlines()) - (docstring.end_lineno or 0) <= 62
 
 
+@pytest.mark.parametrize("path", METHODS, ids=lambda path: path.stem)
+def test_a_docstring_has_the_paper_the_command_and_every_variant(path):
+    docstring = ast.get_docstring(ast.parse(path.read_text())) or ""
+    assert re.search(r"arXiv\s\d{4}\.\d{5}", docstring)
+    assert re.search(rf"jaxloop \w+ configs/{path.stem}.py model.path=DIR", docstring)
+    assert "Expected" in docstring
+    assert all(variant in docstring for variant in variants(path))
+
+
 SPECS = specs()
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_a_run_has_a_name_of_its_own(spec):
+    name = spec.replace(".py", "").replace(":", "-")
+    assert load_config(str(CONFIGS / spec)).name == name
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_a_tiny_one_starts_as_it_is_and_a_real_one_asks_for_its_files(spec):
+    config = load_config(str(CONFIGS / spec))
+    shape = config.model.shape
+    if shape is None:
+        found = config.problems(None, 1)
+        asked = [re.findall(r"([\w.]+)=(?:FILE|DIR)", problem) for problem in found]
+        assert all(asked)
+        names = {name for each in asked for name in each}
+        assert {"model.path"} < names
+        outputs = config.model.outputs
+        shape = ModelShape(vocab=128, heads=4, kv_heads=2, outputs=outputs)
+        config = apply_overrides(config, [f"{name}=x.jsonl" for name in sorted(names)])
+    for devices in (1, 8):
+        assert config.problems(shape, devices) == []
 
 
 @pytest.fixture(scope="module")

@@ -8,19 +8,15 @@ import numpy as np
 import pytest
 
 from configs import bridging, irpo, meta_rewarding, scpo
-from jaxloop.config import ConfigError, apply_overrides, load_config
+from jaxloop.config import apply_overrides
 from jaxloop.loop.folder import read_records
 from jaxloop.loop.run import run
 from jaxloop.loop.serve import convert_checkpoint
 from jaxloop.mesh import MeshShape
 from jaxloop.metrics import read_metrics
-from jaxloop.models.decoder import ModelShape
 from jaxloop.records import Pair, Scored
 from jaxloop.scoring import MetaJudged
 from jaxloop.selection import MinVote, TierLength
-from tests.configs.test_configs import CONFIGS
-
-SHAPE = ModelShape(vocab=128, heads=4, kv_heads=2)
 
 
 def test_the_rounds_of_the_papers():
@@ -39,25 +35,6 @@ def test_the_rounds_of_the_papers():
     ]
     assert [r.selector.selectors[1].longest for r in judged[:2]] == [1100, 1000]
     assert judged[3].selector == TierLength(rho=0.4)
-
-
-@pytest.mark.parametrize("variant", bridging.VARIANTS)
-def test_a_mixture_asks_for_both_kinds_of_prompts(variant):
-    config = bridging.get_config(variant)
-    if config.model.shape is not None:
-        assert config.problems(config.model.shape, 1) == []
-        return
-    wanted = [f"data.sources.{i}.{s}=FILE" for i in (0, 1) for s in ("train", "test")]
-    found = config.problems(None, 1)
-    assert all(any(want in problem for problem in found) for want in wanted)
-    files = [f"{each.removesuffix('FILE')}x.jsonl" for each in wanted]
-    filled = apply_overrides(config, ["model.path=DIR", *files])
-    assert filled.problems(SHAPE, 8) == []
-
-
-def test_an_unknown_variant_of_the_mixture():
-    with pytest.raises(ConfigError, match="known: semi, grpo, tiny, tiny-grpo"):
-        load_config(f"{CONFIGS / 'bridging.py'}:tinny")
 
 
 def trained(config, out, *overrides: str):

@@ -14,41 +14,12 @@ import pytest
 from configs import lift_dpo, tpo
 from jaxloop.config import apply_overrides
 from jaxloop.metrics import read_metrics
-from jaxloop.models.decoder import ModelShape
 from jaxloop.prompts.length_limits import LimitedPairs
 from jaxloop.prompts.tokenizer import character_tokenizer
 from jaxloop.records import Prompt, Rollout, Score, Scored
 from tests.configs import test_tiny_runs
 
 FULL = pytest.mark.full
-SHAPE = ModelShape(vocab=128, heads=4, kv_heads=2)
-NAMED = [(tpo, v) for v in (None, "specific", "direct", "tiny", "tiny-direct")]
-NAMED += [(lift_dpo, v) for v in (None, "plain", "tiny", "tiny-plain")]
-
-
-@pytest.mark.parametrize(("method", "variant"), NAMED)
-@pytest.mark.parametrize("devices", [1, 8])
-def test_a_variant_starts_with_its_files(method, variant, devices):
-    config = method.get_config(variant)
-    name = method.__name__.rpartition(".")[2]
-    assert config.name == (f"{name}-{variant}" if variant else name)
-    assert all(v in method.__doc__ for _, v in NAMED if _ is method and v)
-    if "tiny" in config.name:
-        assert config.problems(config.model.shape, devices) == []
-        return
-    own = "pairs" if method is lift_dpo else "train"
-    wanted = ["model.path=DIR", f"data.{own}=FILE", "data.test=FILE"]
-    found = config.problems(None, devices)
-    assert len(found) == len(wanted)
-    assert all(any(want in problem for problem in found) for want in wanted)
-    files = ["model.path=DIR", f"data.{own}=a.jsonl", "data.test=b.jsonl"]
-    assert apply_overrides(config, files).problems(SHAPE, devices) == []
-
-
-@pytest.mark.parametrize("method", [tpo, lift_dpo])
-def test_an_unknown_variant_is_told_the_known_ones(method):
-    with pytest.raises(ValueError, match=r"known: .*tiny"):
-        method.get_config("tinny")
 
 
 OUTPUT = "I may say: well.\n\nRESPONSE: First line.\nSecond line."

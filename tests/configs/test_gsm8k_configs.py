@@ -1,8 +1,6 @@
-"""Every config file and variant: complete, explained, and able to start."""
+"""What configs on GSM8K read, and what is said of what they do not find."""
 
-import ast
 import json
-import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,77 +8,17 @@ import pytest
 
 from configs import sft
 from jaxloop.cli.main import main
-from jaxloop.config import ConfigError, apply_overrides, load_config
-from jaxloop.models.decoder import ModelShape
+from jaxloop.config import apply_overrides
 from jaxloop.prompts.tokenizer import character_tokenizer
 from jaxloop.records import Rollout
 
 CONFIGS = Path(sft.__file__).parent
-SMALL = ["tiny"]
-VARIANTS = {
-    "sft": SMALL,
-    "irpo": SMALL,
-    "scpo": ["semi", "tiny", "tiny-semi"],
-    "rft": SMALL,
-    "online_dpo": [
-        *("semi", "offline", "grpo"),
-        *("tiny", "tiny-semi", "tiny-offline", "tiny-grpo"),
-    ],
-    "gsm8k_grpo": SMALL,
-}
-NAMED = [(name, v) for name, variants in VARIANTS.items() for v in [None, *variants]]
-TINY = [(name, v) for name, v in NAMED if v and v.startswith("tiny")]
-REAL = [(name, v) for name, v in NAMED if (name, v) not in TINY]
-SHAPE = ModelShape(vocab=128, heads=4, kv_heads=2)
 FILES = ["model.path=DIR", "data.train=train.jsonl", "data.test=test.jsonl"]
 
 
 def spec(name: str, variant: str | None = None) -> str:
     path = CONFIGS / f"{name}.py"
     return f"{path}:{variant}" if variant else str(path)
-
-
-@pytest.mark.parametrize(("name", "variant"), NAMED)
-def test_a_run_has_a_name_of_its_own(name, variant):
-    config = load_config(spec(name, variant))
-    assert config.name == (f"{name}-{variant}" if variant else name)
-
-
-@pytest.mark.parametrize("devices", [1, 8])
-@pytest.mark.parametrize(("name", "variant"), TINY)
-def test_a_tiny_variant_starts_as_it_is(name, variant, devices):
-    config = load_config(spec(name, variant))
-    assert config.problems(config.model.shape, devices) == []
-
-
-@pytest.mark.parametrize("devices", [1, 8])
-@pytest.mark.parametrize(("name", "variant"), REAL)
-def test_a_real_one_asks_for_its_files_and_starts_with_them(name, variant, devices):
-    config = load_config(spec(name, variant))
-    found = config.problems(None, devices)
-    wanted = ["model.path=DIR", "data.train=FILE", "data.test=FILE"]
-    assert len(found) == len(wanted)
-    assert all(any(want in problem for problem in found) for want in wanted)
-    assert apply_overrides(config, FILES).problems(SHAPE, devices) == []
-
-
-@pytest.mark.parametrize("name", VARIANTS)
-def test_an_unknown_variant_is_told_the_known_ones(name):
-    with pytest.raises(ConfigError, match=f"known: {', '.join(VARIANTS[name])}"):
-        load_config(spec(name, "tinny"))
-
-
-@pytest.mark.parametrize("name", VARIANTS)
-def test_a_file_is_short_and_explains_itself(name):
-    text = (CONFIGS / f"{name}.py").read_text()
-    tree = ast.parse(text)
-    docstring = ast.get_docstring(tree)
-    assert docstring is not None
-    assert len(text.splitlines()) - (tree.body[0].end_lineno or 0) <= 60
-    assert re.search(r"arXiv\s\d{4}\.\d{5}", docstring)
-    assert f"jaxloop run configs/{name}.py model.path=DIR" in docstring
-    assert "Expected" in docstring
-    assert all(variant in docstring for variant in VARIANTS[name])
 
 
 def test_an_sft_stage_without_demonstrations_names_the_setting():
@@ -116,14 +54,6 @@ def real(tmp_path_factory) -> list[str]:
         file.write_text("".join(json.dumps(row) + "\n" for row in rows))
         overrides.append(f"data.{split}={file}")
     return overrides
-
-
-@pytest.mark.parametrize(("name", "variant"), REAL)
-def test_a_dry_run_of_a_real_one(name, variant, real, capsys):
-    assert main(["run", spec(name, variant), *real, "--dry-run"]) == 0
-    out = capsys.readouterr().out
-    assert "MiB" in out
-    assert "+ 1024)" in out or name in ("sft", "rft")
 
 
 def test_an_empty_file_of_prompts_is_named(real, tmp_path, capsys):
