@@ -101,11 +101,22 @@ def current_batch_parts() -> int:
 def mesh_axes(logical: Sequence[str | None]) -> P:
     """The PartitionSpec of logical axes. KeyError for a name that has no rule."""
     physical = [RULES[name] if name is not None else None for name in logical]
-    groups = [(axis,) if isinstance(axis, str) else axis or () for axis in physical]
-    used = [axis for group in groups for axis in group]
+    used = [axis for name in logical if name is not None for axis in axes_of(name)]
     if len(used) != len(set(used)):
         raise ValueError(f"{tuple(logical)} uses a mesh axis twice: {used}")
     return P(*physical)
+
+
+def axes_of(logical: str) -> tuple[str, ...]:
+    """The mesh axes over which a logical axis is cut."""
+    axes = RULES[logical] or ()
+    return (axes,) if isinstance(axes, str) else axes
+
+
+def is_cut() -> bool:
+    """Whether the mesh that is set has more than one device."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return not mesh.empty and mesh.size > 1
 
 
 def sharding(mesh: Mesh, *logical: str | None) -> NamedSharding:
@@ -136,8 +147,7 @@ def divisibility_problems(mesh_shape: MeshShape, sizes: dict[str, int]) -> list[
     """
     problems = []
     for name, length in sizes.items():
-        axes = RULES[name] or ()
-        axes = (axes,) if isinstance(axes, str) else axes
+        axes = axes_of(name)
         parts = int(np.prod([getattr(mesh_shape, axis) for axis in axes] or [1]))
         if length % parts:
             below = length // parts * parts

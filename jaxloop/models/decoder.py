@@ -26,10 +26,11 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
 
-from jaxloop.mesh import constrain
-from jaxloop.models.attention import attend, self_visible
+from jaxloop.mesh import axes_of, constrain
 from jaxloop.models.mta import Convolutions, Layer, LayerWeights, MtaShape, empty_tails
 from jaxloop.models.parts import bias, param, rms_norm, scale, weight
+from jaxloop_kernels.attention import attention
+from jaxloop_kernels.attention.xla import attend
 from jaxloop_kernels.multi_token_attention.decode import Tail
 
 Remat = Literal["none", "dots", "full"]
@@ -131,7 +132,6 @@ class Context(NamedTuple):
 
     positions_BT: jax.Array
     turn: Rotation
-    visible_BTS: jax.Array
     segments_BT: jax.Array | None
     length_B: jax.Array | None
 
@@ -177,6 +177,16 @@ def _remember(cache: Cache | None, k_BTKH, v_BTKH, positions_BT) -> Cache:
     return Cache(k=cache.k.at[at_BKT].set(k_BKTH), v=cache.v.at[at_BKT].set(v_BKTH))
 
 
+def attend_cached(q_BTNH, cache: Cache, positions_BT) -> jax.Array:
+    """(B, T, N, H): tokens at these positions see the cache up to their own slot."""
+    B, T, N, H = q_BTNH.shape
+    K, S = cache.k.shape[1:3]
+    q_BKRTH = q_BTNH.reshape(B, T, K, N // K, H).transpose(0, 2, 3, 1, 4)
+    visible_BTS = jnp.arange(S)[None, None, :] <= positions_BT[:, :, None]
+    out_BKRTH = attend(q_BKRTH, cache.k, cache.v, visible_BTS, scale=H**-0.5)
+    return out_BKRTH.transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)
+
+
 class Attention(nn.Module):
     shape: ModelShape
     dtype: jnp.dtype
@@ -205,10 +215,19 @@ class Attention(nn.Module):
         q_BTNH = constrain(q_BTNH, "batch", None, "heads", None)
 
         earlier, cache = cache, _remember(cache, k_BTKH, v_BTKH, context.positions_BT)
-        if s.mta is None:
-            out_BTNH = attend(
-                q_BTNH, cache.k, cache.v, context.visible_BTS, causal=earlier is None
+        if s.mta is None and earlier is None:
+            out_BTNH = attention(
+                q_BTNH,
+                k_BTKH,
+                v_BTKH,
+                context.segments_BT,
+                # One token of one row, to draw parameters, fits no kernel on a mesh.
+                implementation="xla" if self.is_initializing() else "auto",
+                batch_axes=axes_of("batch"),
+                head_axes=axes_of("heads"),
             )
+        elif s.mta is None:
+            out_BTNH = attend_cached(q_BTNH, cache, context.positions_BT)
         else:
             mta = LayerWeights(s.mta, name="mta")(N, H, D)
             layer = Layer(s.mta, mta, layer, s.layers)
@@ -313,13 +332,6 @@ class Decoder(nn.Module):
         if not s.tied:
             weight(self, "unembed_VD", (V, D), ("vocab", "embed"), D)
 
-        if cache is not None:
-            slots_S = jnp.arange(cache.k.shape[3])
-            visible_BTS = slots_S[None, None, :] <= positions_BT[:, :, None]
-        else:
-            ones_BT = jnp.ones_like(tokens_BT)
-            visible_BTS = self_visible(ones_BT if segments_BT is None else segments_BT)
-
         block = Block
         if self.remat != "none":
             policy = REMAT_POLICIES[self.remat]
@@ -337,7 +349,7 @@ class Decoder(nn.Module):
         keep_cache = keep_cache or cache is not None
         layers = stack(s, self.dtype, keep_cache, name="layers")
         turn = rotation(s, positions_BT)
-        context = Context(positions_BT, turn, visible_BTS, segments_BT, length_B)
+        context = Context(positions_BT, turn, segments_BT, length_B)
         convolutions = None
         if s.mta is not None:
             convolutions = Convolutions(s.mta, name="mta")(s.heads, s.layers)

@@ -3,9 +3,9 @@
 import jax
 
 from jaxloop.losses.objective import TokenStats
-from jaxloop.mesh import constrain, current_batch_parts
+from jaxloop.mesh import axes_of, constrain, is_cut
 from jaxloop.models.decoder import Decoder, head_outputs, unembedding
-from jaxloop_kernels.lm_head import lm_head
+from jaxloop_kernels.lm_head import Shards, lm_head
 
 
 def token_stats(
@@ -32,7 +32,7 @@ def token_stats(
         batch.get("teacher_ids_BCK"),
         temperature=temperature,
         valid=vocab,
-        parts=current_batch_parts(),
+        shards=Shards(axes_of("batch"), axes_of("vocab")[0]) if is_cut() else None,
     )
     return TokenStats(
         logp_BC=head.logp_BT,

@@ -1,7 +1,6 @@
 """Properties of the decoder: causality, packing, cache; numbers are in the goldens."""
 
 from dataclasses import replace
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +8,6 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from jaxloop.models.attention import attend, self_visible
 from jaxloop.models.decoder import (
     Decoder,
     ModelShape,
@@ -145,23 +143,3 @@ def test_bfloat16_stays_near_float32(params):
     assert hidden.dtype == jnp.bfloat16
     # 8 bits of mantissa over two layers; hidden states have size 1 after the norm.
     assert float(jnp.abs(hidden.astype(jnp.float32) - full).max()) < 0.15
-
-
-def test_causal_attention_in_blocks_is_attention_in_one():
-    """Forward and gradient, where the last block is short and segments cross blocks."""
-    B, T, N, K, H = 2, 150, 4, 2, 8
-    keys = jax.random.split(jax.random.key(0), 3)
-    q_BTNH = jax.random.normal(keys[0], (B, T, N, H))
-    k_BKTH, v_BKTH = (jax.random.normal(k, (B, K, T, H)) for k in keys[1:])
-    visible_BTS = self_visible(jnp.broadcast_to(jnp.arange(T) // 40, (B, T)))
-
-    def out_and_slope(causal):
-        def total(q, k, v):
-            out = attend(q, k, v, visible_BTS, causal=causal)
-            return jnp.sum(jnp.sin(out)), out
-
-        arrays = (q_BTNH, k_BKTH, v_BKTH)
-        return jax.grad(total, argnums=(0, 1, 2), has_aux=True)(*arrays)
-
-    blocks, one = out_and_slope(True), out_and_slope(False)
-    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-6, atol=2e-6), blocks, one)
