@@ -28,8 +28,8 @@ CLAIM = Claim(
     seen=(
         "Reproduced. With each of the three seeds the judge that is rewarded only "
         "where it is right in both orders flips less (by 16, 19 and 5 points) and is "
-        "right in both more often (by 13, 8 and 6). It gains nothing on single "
-        "verdicts that the other does not: what it learns is to read both answers."
+        "right in both more often (by 13, 8 and 6). On single verdicts the two are "
+        "nearly alike (62 and 60 % right)."
     ),
 )
 
