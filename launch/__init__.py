@@ -1,0 +1,1 @@
+"""Programs that start runs elsewhere; `cloud` is what launch/tpu.py is made of."""
