@@ -121,8 +121,8 @@ def _reason(name: str, q_BTNH, k_BTKH, v_BTKH, mta, order) -> str:
         return ""
     try:
         module = _module(name, mta)
-    except ModuleNotFoundError:
-        return "not there; xla and the reference are"
+    except ImportError:
+        return "this jax has not its backend of Pallas; xla needs none"
     return module.supports(q_BTNH, k_BTKH, v_BTKH, mta, order)
 
 
