@@ -5,6 +5,7 @@ compared and read in part without the classes that the tree was made of.
 """
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,13 @@ def read(folder: Path, abstract_tree, stored: dict[str, dict]):
             values[path] = jax.random.wrap_key_data(values[path], impl=generator)
     structure = jax.tree.structure(abstract_tree)
     return jax.tree.unflatten(structure, [values[path] for path in wanted])
+
+
+def reason(error: Exception) -> str:
+    """The point of an error in one line; tensorstore hides it in pages of detail."""
+    text = str(error).strip() or type(error).__name__
+    of_system = re.search(r"([^:]+) \[os_error_code=", text)
+    return of_system[1].strip() if of_system else text.splitlines()[0][:300]
 
 
 def _is_key(leaf) -> bool:

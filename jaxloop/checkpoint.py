@@ -16,15 +16,17 @@ import math
 import re
 import shutil
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import jax
 import orbax.checkpoint as ocp
 
 from jaxloop import array_store, folders
+from jaxloop.distributed import barrier, told
 
+T = TypeVar("T")
 LOGGER = logging.getLogger(__name__)
 ARRAYS, POSITION = "arrays", "position.json"
 STEP_NAME = re.compile(r"step_(\d{8,})")
@@ -113,6 +115,12 @@ class Checkpointer:
 
     def wait(self) -> None:
         """Until the save under way is good; raises what went wrong in it."""
+        saving = self._thread is not None
+        self._join()
+        if saving:
+            barrier()  # it is good when the first process has sealed it
+
+    def _join(self) -> None:
         if self._thread is not None:
             self._thread.join()
             self._thread = None
@@ -121,9 +129,9 @@ class Checkpointer:
             raise error
 
     def close(self) -> None:
-        """Waits, then gives the threads back. Safe to call twice."""
+        """Waits, then gives the threads back; also twice, and by one process alone."""
         try:
-            self.wait()
+            self._join()
         finally:
             logging.getLogger("absl").removeFilter(self._quiet)
             if self._orbax is not None:
@@ -189,8 +197,9 @@ class Checkpointer:
         shutil.rmtree(folder, ignore_errors=True)  # a full disk needs the room
         steps = self.steps()
         left = f"step {steps[-1]} is still there" if steps else "there is no older step"
+        why = array_store.reason(error)
         return CheckpointError(
-            f"saving {name} to {self.directory} failed: {_reason(error)}\n{left}. "
+            f"saving {name} to {self.directory} failed: {why}\n{left}. "
             "Make room or restore write permission, then run the same command again."
         )
 
@@ -225,7 +234,7 @@ class Checkpointer:
         self.wait()
         self._verified.clear()
         passed = 0
-        for step in reversed(self.steps()):
+        for step in reversed(self._agreed(self.steps)):
             if self._is_good(step_name(step)):
                 if passed:
                     self._note(f"continuing from step {step}, the newest good one")
@@ -238,7 +247,7 @@ class Checkpointer:
     def set_aside(self) -> list[str]:
         """The folders of damaged steps that were moved out of the way."""
         found = self.directory.glob(f"{folders.CORRUPT}step_*")
-        return sorted(path.name for path in found)
+        return self._agreed(lambda: sorted(path.name for path in found))
 
     def has_named(self, name: str) -> bool:
         """Whether the named tree is there and whole; a damaged one is moved aside."""
@@ -314,7 +323,7 @@ class Checkpointer:
         try:
             return array_store.read(folder / ARRAYS, abstract_tree, stored)
         except Exception as error:
-            text = f"{folder} cannot be read: {_reason(error)}"
+            text = f"{folder} cannot be read: {array_store.reason(error)}"
             raise CheckpointError(text) from error
 
     def _record(self, name: str) -> dict:
@@ -326,12 +335,15 @@ class Checkpointer:
 
     def _is_good(self, name: str) -> bool:
         if name not in self._verified:
-            found = folders.problems(self.directory / name)
+            found = self._agreed(lambda: folders.problems(self.directory / name))
             self._verified[name] = found
             if found:
                 more = f" and {len(found) - 1} more" if len(found) > 1 else ""
                 self._note(f"{name} is damaged: {found[0]}{more}{self._aside(name)}")
         return not self._verified[name]
+
+    def _agreed(self, look: Callable[[], T]) -> T:
+        return look() if self.read_only else told(look)  # a reader is alone
 
     def _aside(self, name: str) -> str:
         """Moves a damaged folder out of the way of the next save; evidence stays."""
@@ -378,13 +390,6 @@ def find_step(path: Path | str) -> tuple[Path, int]:
             "held-out evaluation), or name `latest` or a step"
         )
     return directory, step
-
-
-def _reason(error: Exception) -> str:
-    """The point of an error in one line; tensorstore hides it in pages of detail."""
-    text = str(error).strip() or type(error).__name__
-    of_system = re.search(r"([^:]+) \[os_error_code=", text)
-    return of_system[1].strip() if of_system else text.splitlines()[0][:300]
 
 
 class _NoTracebacks(logging.Filter):

@@ -110,6 +110,9 @@ class Config:
     max_skipped_in_row: int = 20
     """Updates in a row that may be skipped, not being finite, before the run stops."""
     tensorboard: bool = True
+    hang_minutes: float = 60.0
+    """Minutes without a sign of life after which the stacks of all threads are written
+    to OUT/stacks; after twice as many the process ends with exit code 75. 0: never."""
 
     @property
     def folder(self) -> str:

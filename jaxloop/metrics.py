@@ -142,6 +142,19 @@ class MetricsWriter:
             self._board = None
 
 
+class Unwritten:
+    """In the place of a MetricsWriter where another process of the job writes."""
+
+    def write(self, step: int, metrics: Mapping[str, Any], **_) -> None: ...
+
+    def offset(self) -> int:
+        return 0
+
+    def truncate_to(self, offset: int) -> None: ...
+
+    def close(self) -> None: ...
+
+
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The events of a metrics.jsonl, or of the run folder that holds one.
 

@@ -65,7 +65,8 @@ class Progress:
     `mode` "auto" is "live" if `stream` (standard output) is a terminal, else "plain":
     one line every `every` seconds, or every `updates` updates where that is given, one
     where a phase is met for the first time and one when a phase of a second or more
-    ends. A stream that breaks ends the display, never the run.
+    ends. A stream that breaks ends the display, never the run. `on_phase` is told each
+    phase that begins.
     """
 
     def __init__(
@@ -75,13 +76,14 @@ class Progress:
         stream: IO[str] | None = None,
         every: float = 10.0,
         updates: int | None = None,
+        on_phase: Callable[[str], None] = lambda name: None,
         clock: Callable[[], float] = time.monotonic,
     ):
         self._stream = sys.stdout if stream is None else stream
         self._mode = _resolve(mode, self._stream)
         self._every, self._updates, self._clock = every, updates, clock
         self._started = self._printed = clock()
-        self._since = 0
+        self._since, self._on_phase = 0, on_phase
         self._seen: set[str] = set()
         self._phase: _Phase | None = None
         self._kept: dict[str, float] = {}
@@ -104,6 +106,7 @@ class Progress:
         `round` says another. `unit` is what `total` counts; `done` is not 0 where a
         resumed run goes on."""
         self._end_phase()
+        self._on_phase(name)
         if round is not None:
             self.round(round, rounds)
         where, now = self._rounds.name(), self._clock()
@@ -112,6 +115,11 @@ class Progress:
             of = f" {total:,} {unit}" if total is not None else ""
             self._write(f"{where + ' ' if where else ''}{name}{of} ...")
         self._seen.add(name)
+
+    @property
+    def now(self) -> str:
+        """The phase that a run is in; empty before the first."""
+        return "" if self._phase is None else self._phase.name
 
     def round(self, round: int, rounds: int | None = None) -> None:
         """Round `round` (counted from 1) of `rounds` begins, and with it new phases."""

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from jaxloop.cli.run import read_words
+from jaxloop.cli.supervisor import enter
 
 USAGE = """\
 jaxloop eval CONFIG.py[:VARIANT] [name=value ...]
@@ -19,11 +20,15 @@ With a config file, --help lists every setting.
 
 def main(argv: Sequence[str]) -> int:
     """Runs the command; `argv` are the words after `eval`."""
+    if (code := enter(["eval", *argv])) is not None:
+        return code
     config = read_words(argv, USAGE).config
 
+    from jaxloop.distributed import is_first
     from jaxloop.loop.run import evaluate
 
     with contextlib.redirect_stdout(sys.stderr):  # progress; JSON alone is for pipes
         metrics = evaluate(config)
-    print(json.dumps(metrics, indent=2))
+    if is_first():
+        print(json.dumps(metrics, indent=2))
     return 0

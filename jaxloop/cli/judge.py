@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from jaxloop.cli.run import read_words
+from jaxloop.cli.supervisor import enter
 
 USAGE = """\
 jaxloop judge CONFIG.py[:VARIANT] [name=value ...]
@@ -18,6 +19,8 @@ command goes on. With a config file, --help lists every setting.
 
 def main(argv: Sequence[str]) -> int:
     """Runs the command; `argv` are the words after `judge`."""
+    if (code := enter(["judge", *argv])) is not None:
+        return code
     config = read_words(argv, USAGE).config
 
     from jaxloop.loop.judging import judge

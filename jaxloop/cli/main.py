@@ -1,8 +1,7 @@
 """The `jaxloop` command: finds the subcommand, turns errors into exit codes.
 
-0: done. 1: a fault of ours, with its traceback. 2: something for the user to mend, in
-one message. 130: interrupted by Ctrl-C. A command's module is imported when it is
-called, so that `--help` costs nothing.
+`jaxloop.exit_codes` lists them. A command's module is imported when it is called, so
+that `--help` costs nothing.
 """
 
 import difflib
@@ -14,6 +13,7 @@ import traceback
 from collections.abc import Sequence
 
 import jaxloop
+from jaxloop import exit_codes
 from jaxloop.cli.arguments import Help
 from jaxloop.config.errors import ConfigError
 
@@ -43,7 +43,13 @@ _FOR_USERS = (ValueError, OSError, ImportError, NotImplementedError)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command line (default: this process's) and returns the exit code."""
-    argv = list(sys.argv[1:] if argv is None else argv)
+    code = _run(list(sys.argv[1:] if argv is None else argv))
+    if "jaxloop.distributed" in sys.modules:
+        sys.modules["jaxloop.distributed"].leave(code)
+    return code
+
+
+def _run(argv: list[str]) -> int:
     try:
         return _dispatch(argv)
     except Help as text:
@@ -51,16 +57,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except KeyboardInterrupt:
         print("jaxloop: interrupted", file=sys.stderr)
-        return 130
+        return exit_codes.INTERRUPTED
     except BrokenPipeError:  # the reader of our output left, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 141
     except Exception as error:
         if is_for_the_user(error):
             print(f"jaxloop: {error}", file=sys.stderr)
-            return 2
+            return exit_codes.CONFIGURATION
         traceback.print_exc()
-        return 1
+        return exit_codes.INFRASTRUCTURE if _lost_a_peer(error) else exit_codes.FAULT
+
+
+def _lost_a_peer(error: Exception) -> bool:
+    """Whether the fault is of another process of the job, or of the network."""
+    distributed = sys.modules.get("jaxloop.distributed")
+    return distributed is not None and distributed.is_lost_peer(error)
 
 
 def _dispatch(argv: list[str]) -> int:

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Sequence
 
 from jaxloop.cli.run import read_words
+from jaxloop.cli.supervisor import enter
 from jaxloop.config.compare import changed_from
 
 USAGE = """\
@@ -19,9 +20,14 @@ the recipe. With a config file, --help lists every setting.
 
 def main(argv: Sequence[str]) -> int:
     """Runs the command; `argv` are the words after `prompts`."""
+    if (code := enter(["prompts", *argv])) is not None:
+        return code
     asked = read_words(argv, USAGE)
+
+    from jaxloop.distributed import is_first
+
     changes = changed_from(asked.default, asked.config)
-    if changes:
+    if changes and is_first():
         print(f"changed from {asked.spec}:\n{changes}", file=sys.stderr, flush=True)
 
     from jaxloop.loop.writing import write_prompts

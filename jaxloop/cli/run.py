@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from jaxloop.cli.arguments import Help, read_arguments
+from jaxloop.cli.supervisor import enter
 from jaxloop.config.compare import changed_from
 from jaxloop.config.errors import ConfigError
 from jaxloop.config.fields import type_problems
@@ -14,7 +15,7 @@ from jaxloop.config.loading import load_config
 from jaxloop.config.overrides import apply_overrides
 from jaxloop.config.serialise import to_json
 
-FLAGS = ("--print-config", "--dry-run", "--help", "--sweep")
+FLAGS = ("--print-config", "--dry-run", "--help", "--sweep", "--profile")
 USAGE = """\
 jaxloop run CONFIG.py[:VARIANT] [name=value ...] [flags]
 
@@ -28,6 +29,8 @@ interrupted goes on when the same command is given again.
   --sweep "a=1,2 b=3,4"
                   one run for each combination, in turn, in OUT/sweep-000, ...; with
                   --dry-run or --print-config only the list
+  --profile 12-15 write a profile of updates 12 to 15 to OUT/profile, for TensorBoard's
+                  profile plugin (pip install xprof) or Perfetto
 """
 
 
@@ -39,15 +42,25 @@ def main(argv: Sequence[str]) -> int:
     if not rest and helping:
         raise Help(USAGE)
     spec, overrides = config_and_overrides(rest, USAGE)
+    looking = bool(words.switches)
+    working = not (helping or looking or "--sweep" in words.options)
+    if working and (code := enter(["run", *argv])) is not None:
+        return code
     default = load_config(spec)
     if helping:
         raise Help(f"{USAGE}\n{format_help(default)}")
-    looking = bool(words.switches)
     if "--sweep" in words.options:
+        if "--profile" in words.options:
+            raise ConfigError("--profile is of one run: leave --sweep out")
         from jaxloop.cli.sweep import sweep
 
         return sweep(spec, default, overrides, words.options["--sweep"], looking)
     config = resolve(default, overrides, FLAGS)
+    steps = None
+    if "--profile" in words.options:
+        from jaxloop.loop.profile import Steps
+
+        steps = Steps.read(words.options["--profile"])
     if "--print-config" in words.switches:
         print(json.dumps(to_json(config), indent=2, ensure_ascii=False))
     if "--dry-run" in words.switches:
@@ -56,12 +69,14 @@ def main(argv: Sequence[str]) -> int:
         print(dry_run(config))
     if looking:
         return 0
+    from jaxloop.distributed import is_first
+
     changes = changed_from(default, config)
-    if changes:
+    if changes and is_first():
         print(f"changed from {spec}:\n{changes}", file=sys.stderr, flush=True)
     from jaxloop.loop.run import run
 
-    return run(config, argv=["jaxloop", "run", *argv])
+    return run(config, argv=["jaxloop", "run", *argv], profiled=steps)
 
 
 def config_and_overrides(

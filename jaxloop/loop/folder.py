@@ -1,12 +1,14 @@
 """The folder of a run: who wrote it, with which config, and the records in it.
 
 Files are written whole (beside, then renamed) or appended a line at a time. A torn last
-line of an appended file is cut off when the run goes on.
+line of an appended file is cut off when the run goes on. Of many processes the first
+alone writes, and tells the others what they need of a file that grows.
 """
 
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
@@ -15,17 +17,29 @@ from importlib import metadata
 from pathlib import Path
 
 from jaxloop.config import ConfigError, diff, format_diff, redact_argv, to_json
+from jaxloop.distributed import barrier, is_first, told
 from jaxloop.records import from_json
 from jaxloop.records import to_json as record_to_json
 
-# What may differ when a run is continued: where things are shown or kept, not what is
-# computed. All else would make the folder tell of two different runs.
 PARTIAL = ".partial"
-CONTINUABLE = ("out", "tensorboard", "checkpoint")
+# What may differ when a run is continued: where things are shown or kept, and in which
+# pieces the same is computed, as after running out of memory or on other machines. All
+# else would make the folder tell of two different runs.
+_SHOWN = re.compile(r"out|tensorboard|hang_minutes|checkpoint(\..*)?")
+_PIECES = re.compile(
+    r"mesh(\..*)?|model\.remat|.*\.accumulation|.*\.sampling\.(rows|prefill_rows|chunk)"
+)
+
+
+def may_change(name: str) -> bool:
+    """Whether a run may be continued with another value of that setting."""
+    return bool(_SHOWN.fullmatch(name) or _PIECES.fullmatch(name))
 
 
 def write_bytes(path: Path, data: bytes) -> None:
     """The whole file or nothing, also when killed half-way."""
+    if not is_first():
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(path.name + PARTIAL)
     with beside.open("wb") as file:
@@ -43,13 +57,30 @@ def write_records(path: Path, records: Iterable) -> None:
     write_text(path, "".join(record_to_json(record) + "\n" for record in records))
 
 
+def remove(path: Path) -> None:
+    """Deletes a file, if it is there."""
+    if is_first():
+        path.unlink(missing_ok=True)
+
+
 def read_records(path: Path, kind) -> list:
-    with path.open(encoding="utf-8") as file:
-        return [from_json(kind, line) for line in file]
+    """Of a file that nothing is written to any more."""
+    return _parsed(path.read_text(encoding="utf-8"), kind)
+
+
+def shared_records(path: Path, kind) -> list:
+    """The same, for all processes: what one has just written others may not see yet."""
+    return _parsed(told(lambda: path.read_text(encoding="utf-8")), kind)
+
+
+def _parsed(text: str, kind) -> list:
+    return [from_json(kind, line) for line in text.split("\n")[:-1]]
 
 
 def append_records(path: Path, records: Sequence) -> None:
     """Adds lines and waits until they are on the disk."""
+    if not is_first():
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
         file.write("".join(record_to_json(record) + "\n" for record in records))
@@ -58,14 +89,19 @@ def append_records(path: Path, records: Sequence) -> None:
 
 
 def whole_records(path: Path, kind) -> list:
-    """What an interrupted `append_records` left, its torn last line cut off."""
-    if not path.exists():
-        return []
-    data = path.read_bytes()
-    whole = data[: data.rfind(b"\n") + 1]
-    if len(whole) != len(data):
-        os.truncate(path, len(whole))
-    return [from_json(kind, line) for line in whole.decode("utf-8").split("\n")[:-1]]
+    """What an interrupted `append_records` left, its torn last line cut off. For all
+    processes."""
+
+    def text() -> str:
+        if not path.exists():
+            return ""
+        data = path.read_bytes()
+        whole = data[: data.rfind(b"\n") + 1]
+        if len(whole) != len(data):
+            os.truncate(path, len(whole))
+        return whole.decode("utf-8")
+
+    return _parsed(told(text), kind)
 
 
 @dataclass(frozen=True)
@@ -114,15 +150,27 @@ class RunFolder:
                 )
             return []
         changes = diff(json.loads(written.read_text()), to_json(config))
-        if any(change[0].split(".")[0] not in CONTINUABLE for change in changes):
+        if not all(may_change(name) for name, _, _ in changes):
             raise ConfigError(
                 f"{self.path} holds a run of another configuration:\n"
                 f"{format_diff(changes)}\n"
                 "Continue with the old values, or choose a new folder with out=DIR."
             )
-        if changes:
-            return ["continuing with changes:\n" + format_diff(changes)]
-        return []
+        if not changes:
+            return []
+        notes = ["continuing with changes:\n" + format_diff(changes)]
+        if any(_PIECES.fullmatch(name) for name, _, _ in changes):
+            notes.append("in other pieces sums are rounded differently: last bits vary")
+        return notes
+
+    def check_shared(self) -> None:
+        """ConfigError in a process that does not see what the first has written."""
+        barrier()
+        if not (self.path / "config.json").exists():
+            raise ConfigError(
+                f"{self.path} is a folder of this host alone, but the job has "
+                f"processes on others: give one that all of them see with out=DIR"
+            )
 
     def claim(self, config, argv: Sequence[str]) -> None:
         """Writes down the resolved configuration and how the run was started."""
@@ -141,10 +189,20 @@ def _circumstances(argv: Sequence[str]) -> dict:
         "command": redact_argv(list(argv)),
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in packages},
-        "commit": _git("rev-parse", "HEAD"),
-        "uncommitted_changes": bool(_git("status", "--porcelain")),
+        **_source(),
         "devices": [str(d.device_kind) for d in jax.devices()],
         "platform": sys.platform,
+    }
+
+
+def _source() -> dict:
+    """Which code runs: what a launcher shipped ($JAXLOOP_SOURCE), or as git says."""
+    shipped = os.environ.get("JAXLOOP_SOURCE")
+    if shipped:
+        return json.loads(shipped)
+    return {
+        "commit": _git("rev-parse", "HEAD"),
+        "uncommitted_changes": bool(_git("status", "--porcelain")),
     }
 
 

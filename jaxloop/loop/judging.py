@@ -10,13 +10,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from jaxloop.config import ConfigError
+from jaxloop.distributed import is_first, told
 from jaxloop.evaluation.intervals import wilson_interval
+from jaxloop.exit_codes import DONE, PREEMPTED
 from jaxloop.experiment import Config
 from jaxloop.loop.drawing import sample
 from jaxloop.loop.folder import RunFolder, append_records, whole_records
 from jaxloop.loop.interrupt import Interrupt, Preempted
 from jaxloop.loop.models import bound
-from jaxloop.loop.run import PREEMPTED
 from jaxloop.loop.workbench import Workbench, build, key, prepare
 from jaxloop.prompts.candidates import BETTER, CANDIDATES, candidates
 from jaxloop.records import Prompt, Rollout, Scored
@@ -36,10 +37,11 @@ def judge(config: Config, *, argv: Sequence[str] = ()) -> tuple[int, str]:
         raise ConfigError("evaluation.scorer has no Judge in it: nobody to judge")
     config = dataclasses.replace(config, sft=None, offline=None, recipe=None)
     folder = RunFolder(Path(config.folder))
-    notes = folder.check(config)
+    notes = told(lambda: folder.check(config))
     materials = prepare(config)
     _check_counts(config, judges, materials.data.test)
     folder.claim(config, argv)
+    folder.check_shared()
     with Interrupt() as interrupt:
         bench = build(config, materials, folder, interrupt)
         for note in [*notes, *bench.data.notes]:
@@ -54,7 +56,9 @@ def judge(config: Config, *, argv: Sequence[str] = ()) -> tuple[int, str]:
             return PREEMPTED, ""
         finally:
             bench.close()
-    return 0, summary_text(metrics, len(scored), folder.path / FILE)
+    if not is_first():
+        return DONE, ""
+    return DONE, summary_text(metrics, len(scored), folder.path / FILE)
 
 
 def _check_counts(

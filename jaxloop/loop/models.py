@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from jaxloop.config import ConfigError
+from jaxloop.distributed import many, told
 from jaxloop.loop import store
 from jaxloop.loop.drawing import sample
 from jaxloop.loop.folder import append_records, whole_records
@@ -19,7 +20,7 @@ from jaxloop.models.decoder import Decoder
 from jaxloop.models.huggingface import resolve_model_path
 from jaxloop.prompts.requests import request_ids, reserved
 from jaxloop.prompts.tokenizer import load_tokenizer
-from jaxloop.records import Prompt, Rollout, Scored
+from jaxloop.records import Prompt, Rollout, Scored, from_json, to_json
 from jaxloop.sampling.engine import Engine, common_head
 from jaxloop.sampling.settings import Sampling
 from jaxloop.scoring.endpoint import SPECIAL, By, Endpoint
@@ -172,17 +173,26 @@ class LoopModels:
             )
 
         def on_progress(finished: int) -> None:
-            bench.interrupt.check()
+            if many():  # the others do not come to this safe point
+                bench.interrupt.beat()
+            else:
+                bench.interrupt.check()
             if show:
                 bench.progress.update(done + finished)
 
-        return by.write(
-            prompts,
-            sampling,
-            kept=bench.folder.path / "endpoint",
-            on_progress=on_progress,
-            say=bench.progress.line,
-        )
+        def answers() -> list[list[str]]:
+            groups = by.write(
+                prompts,
+                sampling,
+                kept=bench.folder.path / "endpoint",
+                on_progress=on_progress,
+                say=bench.progress.line,
+            )
+            return [[to_json(rollout) for rollout in group] for group in groups]
+
+        groups = told(answers)  # requests cost money, and answers differ
+        bench.interrupt.check()
+        return [tuple(from_json(Rollout, line) for line in group) for group in groups]
 
     def _writer(self, by: str) -> tuple[Engine, dict]:
         """Who writes: an engine and its parameters."""
@@ -237,7 +247,8 @@ class LoopModels:
         kept = self.bench.kept
         if name not in kept:
             mesh = self.bench.mesh
-            kept[name] = make_head_scorer(model, mesh, start=layout.start)
+            compiled = make_head_scorer(model, mesh, start=layout.start)
+            kept[name] = self.bench.on_host(compiled)
         found = []
         with jax.set_mesh(self.bench.mesh):
             for place in range(0, len(items), size):
@@ -246,7 +257,7 @@ class LoopModels:
                 padded = [*part, *[None] * (size - len(part))]
                 width = layout.width([rollout for _, rollout in part])
                 batch = rows(padded, layout, self.bench.tokenizer.pad_id, width)
-                head_BEK = np.asarray(kept[name](params, tokens_of(batch)))
+                head_BEK = kept[name](params, tokens_of(batch))
                 last_B = batch["mask_BC"].sum(axis=1).astype(int)
                 found.append(head_BEK[np.arange(size), last_B][: len(part)])
         return np.concatenate(found) if found else np.zeros((0, 1), np.float32)

@@ -106,7 +106,8 @@ class StepBatches:
         assert self._head is not None
         with jax.set_mesh(self.bench.mesh):
             head = partial(self._head, params)
-            head_BEK = in_parts(head, tokens_of(batch), self.parts)
+            mesh = self.bench.mesh
+            head_BEK = in_parts(head, tokens_of(batch), self.parts, mesh)
         mask_BC = batch["mask_BC"]
         scored_B = np.isfinite(batch["reward_B"])
         last_B = (mask_BC * np.arange(mask_BC.shape[1])).argmax(axis=1)

@@ -5,8 +5,11 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
+from jaxloop.distributed import fetch, place
 from jaxloop.loop.workbench import Workbench
+from jaxloop.mesh import sharding
 from jaxloop.training.batches import Batch, Layout, Row, micro_batches, rows
 
 
@@ -34,17 +37,20 @@ def rollout_logps(
             batch = rows(padded, layout, bench.tokenizer.pad_id, width)
             mask_BC = batch["mask_BC"]
             del batch["sampler_logp_BC"]
-            scored_BC = np.asarray(score(params, batch)) * mask_BC
+            scored_BC = score(params, batch) * mask_BC
             logp_BC[first : first + len(part), :width] = scored_BC[: len(part)]
     return logp_BC
 
 
-def in_parts(call: Callable[[Batch], Any], batch: Batch, parts: int) -> Any:
+def in_parts(call: Callable[[Batch], Any], batch: Batch, parts: int, mesh: Mesh) -> Any:
     """`call` of equal parts of the rows, put together on the host: what takes no
     gradient then takes no more memory than a micro-batch of the update."""
-    cut = micro_batches(batch, parts)
-    told = [call({name: x[i] for name, x in cut.items()}) for i in range(parts)]
-    return jax.tree.map(lambda *xs: np.concatenate(xs), *jax.device_get(told))
+    cut, where = micro_batches(batch, parts), sharding(mesh, "batch")
+    made = [
+        call(place({name: x[i] for name, x in cut.items()}, where))
+        for i in range(parts)
+    ]
+    return jax.tree.map(lambda *xs: np.concatenate(xs), *fetch(made))
 
 
 def example_logps(

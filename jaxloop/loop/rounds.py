@@ -17,12 +17,14 @@ import jax
 import numpy as np
 
 from jaxloop.config.values import json_like
+from jaxloop.distributed import told
 from jaxloop.loop import store
 from jaxloop.loop.contrast import token_rewards
 from jaxloop.loop.drawing import sample
 from jaxloop.loop.folder import (
     append_records,
-    read_records,
+    remove,
+    shared_records,
     whole_records,
     write_bytes,
     write_records,
@@ -144,10 +146,10 @@ def sampled_and_scored(
     folder = bench.folder.round(position.round)
     finished, growing = folder / "rollouts.jsonl", folder / "samples.jsonl"
     judgements = folder / "judgements.jsonl"
-    if finished.exists():
-        growing.unlink(missing_ok=True)
-        judgements.unlink(missing_ok=True)
-        return read_records(finished, Scored), {}
+    if told(finished.exists):
+        remove(growing)
+        remove(judgements)
+        return shared_records(finished, Scored), {}
     assert params is not None, f"{finished} is gone, and the weights that made it too"
     assert bench.config.recipe is not None
     prompts = round_prompts(bench, schedule_of(recipe), position.round)
@@ -169,8 +171,8 @@ def sampled_and_scored(
     scored = scorer(prompts, [s.rollouts for s in sampled])
     bench.kept.pop("previous", None)
     write_records(finished, scored)
-    growing.unlink(missing_ok=True)
-    judgements.unlink(missing_ok=True)  # they are in the rollouts' records
+    remove(growing)
+    remove(judgements)  # they are in the rollouts' records
     ended = time.perf_counter()
     return scored, {"timing_s/gen": drawn - began, "timing_s/score": ended - drawn}
 
@@ -246,7 +248,7 @@ def _known_logps(
     if not wanted or not selected.examples:
         return {}
     path = bench.folder.round(index) / "reference.npz"
-    if path.exists():
+    if told(path.exists):
         return dict(np.load(path))
     schedule, logps = schedule_of(recipe), {}
     size = schedule.batch_size // schedule.accumulation

@@ -6,14 +6,20 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from jaxloop.config import ConfigError
+import jax
+
+from jaxloop.config import ConfigError, to_json
+from jaxloop.distributed import is_first, many, same_everywhere, told
+from jaxloop.exit_codes import DIVERGED, DONE, PREEMPTED
 from jaxloop.experiment import Config
 from jaxloop.loop import store
 from jaxloop.loop.dry_run import dry_run
 from jaxloop.loop.folder import RunFolder, write_text
 from jaxloop.loop.interrupt import Interrupt, Preempted
+from jaxloop.loop.memory import is_out_of_memory, report
 from jaxloop.loop.offline import run_offline
 from jaxloop.loop.online import run_online
+from jaxloop.loop.profile import Steps
 from jaxloop.loop.recipe import Online
 from jaxloop.loop.rounds import run_rounds
 from jaxloop.loop.serve import describe_model
@@ -22,58 +28,80 @@ from jaxloop.loop.store import Position
 from jaxloop.loop.summary import summarise, summary_text
 from jaxloop.loop.supervised import run_supervised
 from jaxloop.loop.updates import Diverged
+from jaxloop.loop.watchdog import Watchdog
 from jaxloop.loop.workbench import Workbench, build, prepare
 from jaxloop.loop.writing import with_written
 from jaxloop.report import build_report
 
 __all__ = ["dry_run", "evaluate", "run"]
 
-DIVERGED = 3
-PREEMPTED = 143  # 128 + SIGTERM: what a supervisor expects of a job that obeyed it
 
-
-def run(config: Config, *, argv: Sequence[str] = ()) -> int:
+def run(
+    config: Config, *, argv: Sequence[str] = (), profiled: Steps | None = None
+) -> int:
     """Runs or continues the experiment; returns the exit code.
 
-    Raises ConfigError, before anything is compiled, for whatever a user can mend.
+    profiled: updates of which a profile is written.
+
+    Raises ConfigError for whatever a user can mend: before anything is compiled, but
+    for devices that turn out too small.
     """
     folder = RunFolder(Path(config.folder))
-    if folder.summary.exists():
+    same_everywhere("the configuration", json.dumps(to_json(config)))
+    if told(folder.summary.exists):
         folder.check(config)
         _finish(folder, json.loads(folder.summary.read_text()))
-        return 0
-    notes = folder.check(config)
+        return DONE
+    notes = told(lambda: folder.check(config))
     materials = prepare(config)
+    same_everywhere("the data", materials.data.contents() if many() else "")
     folder.claim(config, argv)
-    describe_model(folder.path, materials.shape, materials.tokenizer)
+    if is_first():
+        describe_model(folder.path, materials.shape, materials.tokenizer)
+    folder.check_shared()
     began = time.perf_counter()
-    with Interrupt() as interrupt:
-        bench = build(config, materials, folder, interrupt)
+    stacks = folder.path / "stacks" / f"process_{jax.process_index()}.txt"
+    with Interrupt() as interrupt, Watchdog(stacks, 60 * config.hang_minutes) as dog:
+        bench = build(config, materials, folder, interrupt, profiled)
+        interrupt.listeners.append(dog.beat)
         for note in [*notes, *bench.data.notes]:
             bench.progress.line(note)
         try:
             run_stages(bench)
         except (Preempted, KeyboardInterrupt) as stopped:
-            bench.checkpoints.wait()
+            if isinstance(stopped, Preempted):  # else other processes may go on
+                bench.checkpoints.wait()
             bench.progress.line(
                 f"stopped; the same command goes on from here ({folder.path})"
             )
+            bench.attempt.close("stopped")
             if isinstance(stopped, KeyboardInterrupt):
                 raise
             return PREEMPTED
         except Diverged as error:
             bench.progress.line(str(error))
+            bench.attempt.close("diverged")
             return DIVERGED
+        except Exception as error:
+            bench.attempt.close(type(error).__name__)
+            if not is_out_of_memory(error):
+                raise
+            phase = bench.progress.now
+            raise ConfigError(report(config, materials.shape, phase, error)) from error
         finally:
             bench.close()
-    summary = summarise(folder) | {"seconds": round(time.perf_counter() - began, 1)}
-    write_text(folder.summary, json.dumps(summary, indent=2) + "\n")
-    _finish(folder, summary)
-    return 0
+    if is_first():
+        seconds = round(time.perf_counter() - began, 1)
+        summary = summarise(folder) | {"seconds": seconds}
+        write_text(folder.summary, json.dumps(summary, indent=2) + "\n")
+        _finish(folder, summary)
+    return DONE
 
 
 def _finish(folder: RunFolder, summary: dict) -> None:
     """The report, and the end of what the user sees; may be done again."""
+    if not is_first():
+        return
     build_report(folder.path)
     print(summary_text(summary, folder.path))
 

@@ -8,7 +8,8 @@ again finds too are looked into.
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from jaxloop.loop.folder import RunFolder, read_records
+from jaxloop.distributed import told
+from jaxloop.loop.folder import RunFolder, shared_records
 from jaxloop.loop.recipe import Recipe
 from jaxloop.records import Prompt, Rollout, Scored, from_json
 
@@ -22,7 +23,7 @@ def said_in(
     return {
         judgement.prompt.id: judgement.rollouts
         for file in files
-        for row in read_records(file, Scored)
+        for row in shared_records(file, Scored)
         for judgement in row.judgements
         if judgement.rollouts
         and asked.get(judgement.prompt.id) == judgement.prompt.token_ids
@@ -43,11 +44,15 @@ def look_before(folder: RunFolder, step: int) -> list[Path]:
     """The records of the last evaluation before update `step`, of those since the
     recipe began; [] where there is none."""
     began = folder.evaluation("round_000")
-    if not began.exists():
-        return []
-    files = {_step(file): file for file in sorted(began.parent.glob("*.jsonl"))}
-    since = [at for at in files if _step(began) <= at < step]
-    return [files[max(since)]] if since else []
+
+    def names() -> list[str]:
+        if not began.exists():
+            return []
+        files = {_step(file): file for file in sorted(began.parent.glob("*.jsonl"))}
+        since = [at for at in files if _step(began) <= at < step]
+        return [str(files[max(since)])] if since else []
+
+    return [Path(name) for name in told(names)]
 
 
 def _step(file: Path) -> int:

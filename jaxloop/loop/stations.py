@@ -105,7 +105,7 @@ def sampler_gap(
     sampler_logp_BC = batch.pop("sampler_logp_BC")
     with jax.set_mesh(bench.mesh):
         score = bench.token_scorer(bench.layout, temperature=temperature)
-        logp_BC = np.asarray(score(params, batch))
+        logp_BC = score(params, batch)
     apart = np.abs(logp_BC - sampler_logp_BC)[batch["mask_BC"] > 0]
     name = "sampling/sampling_logp_difference"
     return {f"{name}/mean": float(apart.mean()), f"{name}/max": float(apart.max())}

@@ -57,13 +57,15 @@ def save(
         position, saves=position.saves + 1, metrics_bytes=bench.metrics.offset()
     )
     plain = {name: serialization.to_state_dict(part) for name, part in tree.items()}
-    bench.checkpoints.save(
-        position.saves,
-        plain,
-        dataclasses.asdict(position),
-        metrics=metrics,
-        block=block,
-    )
+    with bench.attempt.spending("checkpoint"):
+        bench.checkpoints.save(
+            position.saves,
+            plain,
+            dataclasses.asdict(position),
+            metrics=metrics,
+            block=block,
+        )
+    bench.attempt.kept()
     return position
 
 

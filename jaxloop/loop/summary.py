@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from jaxloop.checkpoint import Checkpointer
+from jaxloop.loop.attempts import add_up, read_attempts
 from jaxloop.loop.folder import RunFolder, read_records
 from jaxloop.metrics import read_metrics
 from jaxloop.records import Scored
@@ -22,6 +23,7 @@ def summarise(folder: RunFolder) -> dict:
         "accuracy": accuracy,
         "evaluations": looks,
         "samples": _samples(folder),
+        "goodput": add_up(read_attempts(folder.path))._asdict(),
     } | _best(folder)
 
 

@@ -55,6 +55,9 @@ class Teachers:
         arrays = rows(padded, self.layout, self.bench.tokenizer.pad_id, C)
         with jax.set_mesh(self.bench.mesh):
             ids_BCK, logp_BCK = in_parts(
-                partial(self._teach, *self.params), tokens_of(arrays), self.parts
+                partial(self._teach, *self.params),
+                tokens_of(arrays),
+                self.parts,
+                self.bench.mesh,
             )
         return {"teacher_ids_BCK": ids_BCK, "teacher_logp_BCK": logp_BCK}

@@ -13,10 +13,12 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxloop.distributed import fetch, is_first
 from jaxloop.loop import store
 from jaxloop.loop.interrupt import Preempted
 from jaxloop.loop.stations import evaluate
 from jaxloop.loop.store import Position
+from jaxloop.loop.stragglers import Stragglers
 from jaxloop.loop.workbench import Workbench
 from jaxloop.training.batches import Batch
 
@@ -68,6 +70,7 @@ class Ledger:
         self.stage = stage
         self._pending: tuple[Position, Any, Line, Batch] | None = None
         self._last = time.perf_counter()
+        self._stragglers = Stragglers(stage.bench.progress.line)
 
     def push(self, metrics, host: Line, batch: Batch) -> None:
         self.flush()
@@ -78,14 +81,18 @@ class Ledger:
             return
         position, metrics, host, batch = self._pending
         self._pending = None
-        line = {n: float(x) for n, x in jax.device_get(metrics).items()} | host
+        begun = time.perf_counter()
+        line = {n: float(x) for n, x in fetch(metrics).items()} | host
         now = time.perf_counter()
-        line["timing_s/step"], self._last = now - self._last, now
+        line["timing_s/step"], waited = now - self._last, now - begun
+        self._last = now
+        line |= self._stragglers.figures(line["timing_s/step"] - waited)
         self._refuse_divergence(position.step, line, batch)
         line.pop("skipped_in_row")
         bench, stage = self.stage.bench, self.stage
         shown = {name: line[name] for name in ("loss", "reward") if name in line}
         bench.progress.update(position.done, **shown)
+        line["perf/goodput"] = bench.attempt.figures()["perf/goodput"]
         bench.metrics.write(position.step, line, phase=stage.phase, round=stage.round)
 
     def _refuse_divergence(self, step: int, line: Line, batch: Batch) -> None:
@@ -94,7 +101,8 @@ class Ledger:
         if line["skipped_in_row"] < limit:
             return
         dump = bench.folder.path / f"skipped_batch_{step:06d}.npz"
-        np.savez(dump, **batch)  # pyright: ignore[reportArgumentType]
+        if is_first():
+            np.savez(dump, **batch)  # pyright: ignore[reportArgumentType]
         raise Diverged(
             f"{limit} updates in a row had a loss or gradient that is not finite and "
             f"were skipped; the last batch is in {dump}. The newest checkpoint has the "
@@ -122,6 +130,8 @@ def train(stage: Stage, state, step_fn: Callable, make_batch: MakeBatch):
     if stage.position.look_due:
         look(stage, state)
     while stage.position.done < stage.total:
+        bench.interrupt.beat()
+        bench.profiler.before(stage.position.step)
         try:
             batch, rate, host = make_batch(state.params, stage.position.done)
         except Preempted:  # in the middle of sampling
@@ -133,6 +143,8 @@ def train(stage: Stage, state, step_fn: Callable, make_batch: MakeBatch):
         with jax.set_mesh(bench.mesh):
             state, metrics = step_fn(state, batch, np.float32(rate))
         stage.advance()
+        if bench.profiler.after(stage.position.step, metrics):
+            bench.progress.line(f"the profile is in {bench.profiler.folder}")
         host = host | {"learning_rate": rate, "num_tokens": tokens}
         ledger.push(metrics, host, batch)
         look_and_save(stage, ledger, state)
@@ -175,7 +187,7 @@ def look_and_save(stage: Stage, ledger: Ledger, state) -> None:
         except Preempted:
             stage.save(state, block=True)
             raise
-    asked = bench.interrupt.asked
+    asked = bench.interrupt.asked()
     if asked or (more and due):
         ledger.flush()
         stage.save(state, block=asked)

@@ -13,12 +13,15 @@ from jax.sharding import Mesh
 
 from jaxloop.checkpoint import Checkpointer
 from jaxloop.config import ConfigError
+from jaxloop.distributed import fetch, is_first, place
 from jaxloop.experiment import Config
+from jaxloop.loop.attempts import Attempt
 from jaxloop.loop.checks import check_data, other_shape
 from jaxloop.loop.folder import RunFolder
 from jaxloop.loop.interrupt import Interrupt
-from jaxloop.mesh import make_mesh, shardings_of
-from jaxloop.metrics import MetricsWriter
+from jaxloop.loop.profile import Profiler, Steps
+from jaxloop.mesh import make_mesh, sharding, shardings_of
+from jaxloop.metrics import MetricsWriter, Unwritten
 from jaxloop.models.decoder import Decoder, ModelShape, init_boxed
 from jaxloop.models.huggingface import load_params, read_shape, resolve_model_path
 from jaxloop.models.mta import whole_attention
@@ -87,10 +90,12 @@ class Workbench:
     tokenizer: Tokenizer
     data: Dataset
     engine: Engine
-    metrics: MetricsWriter
+    metrics: MetricsWriter | Unwritten
     progress: Progress
     checkpoints: Checkpointer
     interrupt: Interrupt
+    attempt: Attempt
+    profiler: Profiler
     warned: set[str] = field(default_factory=set)
     kept: dict[str, Any] = field(default_factory=dict)
     """Models beside the policy, and what was compiled for them (`loop/models.py`)."""
@@ -153,28 +158,37 @@ class Workbench:
 
         def step(state, batch, rate):
             start = batch["tokens_BT"].shape[-1] - batch["mask_BC"].shape[-1]
+            batch = place(batch, sharding(self.mesh, None, "batch"))
             return made(start)(state, batch, rate)
 
         return step
 
     def token_scorer(self, layout: Layout, *, temperature: float = 1.0):
-        """Compiled `(params, batch) -> logp_BC` for rows in that layout."""
+        """Compiled `(params, batch) -> logp_BC` for rows in that layout, from the host
+        to the host."""
         name = (layout.start, temperature)
         if name not in self._scorers:
-            self._scorers[name] = make_scorer(
+            compiled = make_scorer(
                 self.model,
                 self.mesh,
                 start=layout.start,
                 temperature=temperature,
                 vocab=self.vocab,
             )
+            self._scorers[name] = self.on_host(compiled)
         return self._scorers[name]
+
+    def on_host(self, compiled: Callable) -> Callable:
+        """`compiled(params, batch)` of a batch on the host, with the result there."""
+        cut = sharding(self.mesh, "batch")
+        return lambda params, batch: fetch(compiled(params, place(batch, cut)))
 
     def shardings(self, optimizer, memory=None):
         return state_shardings(self.model, optimizer, self.mesh, memory)
 
     def close(self) -> None:
-        """Ends what runs beside: display, writers, pools of scorers."""
+        """Ends what runs beside: display, writers, pools of scorers, the account."""
+        self.profiler.close()
         self.progress.close()
         self.metrics.close()
         scorers = [self.config.evaluation.scorer]
@@ -184,6 +198,7 @@ class Workbench:
             if scorer is not None:
                 close(scorer)
         self.checkpoints.close()
+        self.attempt.close()
 
 
 def new_params(model: Decoder, mesh: Mesh, seed: int, dtype) -> dict:
@@ -231,9 +246,13 @@ def _layout_note(materials: Materials) -> str:
 
 
 def build(
-    config: Config, materials: Materials, folder: RunFolder, interrupt: Interrupt
+    config: Config,
+    materials: Materials,
+    folder: RunFolder,
+    interrupt: Interrupt,
+    profiled: Steps | None = None,
 ) -> Workbench:
-    """The workbench of a run in its folder."""
+    """The workbench of a run in its folder; `profiled` are updates to profile."""
     dtype = jax.numpy.dtype(config.model.dtype)
     model = Decoder(materials.shape, dtype, config.model.remat)
     checkpoints = Checkpointer(
@@ -241,7 +260,13 @@ def build(
         keep=config.checkpoint.keep,
         best_metric=config.checkpoint.best or None,
     )
-    progress = Progress()
+    attempt = Attempt(folder.path, writes=is_first())
+    interrupt.listeners.append(attempt.beat)
+    mode = "auto" if is_first() else "off"
+    progress = Progress(mode, on_phase=attempt.phase)
+    metrics = Unwritten()
+    if is_first():
+        metrics = MetricsWriter(folder.path, tensorboard=config.tensorboard)
     if note := _layout_note(materials):
         progress.line(note)
     return Workbench(
@@ -253,8 +278,10 @@ def build(
         tokenizer=materials.tokenizer,
         data=materials.data,
         engine=Engine(model, materials.tokenizer, materials.mesh),
-        metrics=MetricsWriter(folder.path, tensorboard=config.tensorboard),
+        metrics=metrics,
         progress=progress,
         checkpoints=checkpoints,
         interrupt=interrupt,
+        attempt=attempt,
+        profiler=Profiler(folder.path / "profile", profiled),
     )

@@ -14,6 +14,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from jaxloop.config import ConfigError
+from jaxloop.distributed import barrier, is_first, told
+from jaxloop.exit_codes import DONE, PREEMPTED
 from jaxloop.experiment import Config
 from jaxloop.loop.checks import check_data
 from jaxloop.loop.folder import RunFolder, write_records, write_text
@@ -32,7 +34,6 @@ from jaxloop.text import TextPool, tokens
 
 FILE = "prompts.jsonl"
 COUNTS = "records/prompts/counts.json"
-PREEMPTED = 143  # 128 + SIGTERM, as in a run
 
 
 def write_prompts(config: Config, *, argv: Sequence[str] = ()) -> int:
@@ -48,10 +49,11 @@ def write_prompts(config: Config, *, argv: Sequence[str] = ()) -> int:
         )
     config = dataclasses.replace(config, sft=None)
     folder = RunFolder(Path(config.folder))
-    notes = folder.check(config)
-    if not (folder.path / FILE).exists():
+    notes = told(lambda: folder.check(config))
+    if not told((folder.path / FILE).exists):
         materials = prepare(config)
         folder.claim(config, argv)
+        folder.check_shared()
         with Interrupt() as interrupt:
             bench = build(config, materials, folder, interrupt)
             for note in [*notes, *bench.data.notes]:
@@ -65,9 +67,10 @@ def write_prompts(config: Config, *, argv: Sequence[str] = ()) -> int:
                 return PREEMPTED
             finally:
                 bench.close()
-    print(counts_text(_counts(folder)))
-    print(folder.path / FILE)
-    return 0
+    if is_first():
+        print(counts_text(_counts(folder)))
+        print(folder.path / FILE)
+    return DONE
 
 
 def with_written(
@@ -77,7 +80,7 @@ def with_written(
     those that lie in the folder are read. `log`: whether the metrics, which are cut
     back to a checkpoint on resuming, lack their line."""
     path, timing = bench.folder.path / FILE, {}
-    if not path.exists():
+    if not told(path.exists):
         assert params is not None, f"{path} is gone, and the weights that wrote it too"
         began = time.perf_counter()
         make_prompts(bench, stage, params, step=step)
@@ -293,3 +296,4 @@ def _counts(folder: RunFolder) -> dict[str, int]:
 def _write_rows(path: Path, rows) -> None:
     lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     write_text(path, "".join(lines))
+    barrier()  # it is read next, by all

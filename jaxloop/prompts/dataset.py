@@ -25,7 +25,7 @@ from jaxloop.prompts.schema import Fields
 from jaxloop.prompts.template import template_fields
 from jaxloop.prompts.tfds import PREFIX, read_tfds
 from jaxloop.prompts.tokenizer import Tokenizer
-from jaxloop.records import Demonstration, Labelled, Pair, Prompt
+from jaxloop.records import Demonstration, Labelled, Pair, Prompt, to_json
 
 OnLong = Literal["error", "filter", "truncate"]
 
@@ -41,6 +41,11 @@ class Dataset:
     pairs: list[Pair] = field(default_factory=list)
     labelled: list[Labelled] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+    def contents(self) -> str:
+        """All of it but the notes, as text that is equal where the data are."""
+        parts = (self.train, self.test, self.demonstrations, self.pairs, self.labelled)
+        return "\n".join(to_json(each) for part in parts for each in part)
 
 
 @dataclass(frozen=True)

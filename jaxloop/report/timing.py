@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from jaxloop.loop.attempts import Account, add_up, read_attempts
 from jaxloop.report.curves import PHASES
 from jaxloop.report.folder import RunRecords
 from jaxloop.report.html import Html, el, join
@@ -17,6 +18,15 @@ NAMES = {
     "sync": "syncing",
     "eval": "evaluating",
     "save": "saving",
+}
+SPENT = {
+    "productive": "productive",
+    "compiling": "compiling",
+    "waiting": "devices waiting for the host",
+    "checkpoint": "saving",
+    "loading": "loading",
+    "repeated": "done again after a stop",
+    "down": "down between attempts",
 }
 ORDER = ("sampling", "scoring", "reference", "training", "evaluating")
 
@@ -49,10 +59,13 @@ def timing_table(run: RunRecords) -> dict[str, dict[str, float]]:
 
 
 def timing_section(run: RunRecords) -> Html | None:
-    """Bars on a common scale with their seconds; None where nothing was timed."""
+    """What the hours went into, and bars of the stages on a common scale with their
+    seconds; None where nothing was timed."""
     rows = timing_table(run)
+    account = add_up(read_attempts(run.path))
+    spent = el("p", _spent(account), class_="lead") if account.attempts else None
     if not rows:
-        return None
+        return spent
     named = dict.fromkeys(name for row in rows.values() for name in row)
     activities = sorted(named, key=lambda a: (ORDER.index(a) if a in ORDER else 9, a))
     longest = max(sum(row.values()) for row in rows.values()) or 1.0
@@ -70,10 +83,23 @@ def timing_section(run: RunRecords) -> Html | None:
     total = sum(sums.values()) or 1.0
     shares = ", ".join(f"{a} {100 * s / total:.0f}%" for a, s in sums.items())
     return join(
+        spent,
         el("p", f"{seconds_text(total)} were timed: {shares}.", class_="lead"),
         el("p", join(*legend), class_="legend"),
         el("table", el("tbody", body), class_="timing"),
     )
+
+
+def _spent(account: Account) -> str:
+    """Wall time of the whole run, as one sentence."""
+    total = sum(account.seconds.values())
+    parts = [
+        f"{SPENT.get(name, name)} {100 * seconds / (total or 1):.0f}%"
+        for name, seconds in sorted(account.seconds.items(), key=lambda item: -item[1])
+        if seconds
+    ]
+    tries = f"{account.attempts} attempts" if account.attempts > 1 else "one attempt"
+    return f"{seconds_text(total)} in {tries}: {', '.join(parts)}."
 
 
 def seconds_text(seconds: float) -> str:

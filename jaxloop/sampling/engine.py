@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from jaxloop.distributed import fetch
 from jaxloop.mesh import batch_parts
 from jaxloop.models.decode import DecodeWeights
 from jaxloop.models.decoder import Cache, Decoder, ModelShape
@@ -255,7 +256,7 @@ class _Run:
             if not table.rows.live_B.any():
                 return
             state, chunk = run_chunk(state, table.rows, key)
-            yield table, harvester.harvest(table, jax.device_get(chunk))
+            yield table, harvester.harvest(table, fetch(chunk))
 
     def _fill(self, table: Table, state: decode.DecodeState):
         """Seats waiting samples in the free rows, prefilling where none is ready."""

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from jaxloop.distributed import told
 from jaxloop.records import Status
 
 STARTUP = 120.0  # seconds a worker may take to import the user's file
@@ -169,7 +170,11 @@ class Pool:
 
     def run(self, calls: Sequence[dict[str, Any]]) -> list[Reply]:
         """Calls are {"prompt", "completion", "columns"}, of JSON values. A call whose
-        process was killed or died while others ran beside it is tried again alone."""
+        process was killed or died while others ran beside it is tried again alone. In a
+        job of many processes the first one calls, and all have its replies."""
+        return [Reply(*reply) for reply in told(lambda: self._run(calls))]
+
+    def _run(self, calls: Sequence[dict[str, Any]]) -> list[Reply]:
         numbers = list(range(len(calls)))
         work = Work(
             [json.dumps({"number": i} | call) for i, call in enumerate(calls)],

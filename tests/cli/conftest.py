@@ -49,8 +49,8 @@ def called(monkeypatch):
         vars(made).update(content)
         monkeypatch.setitem(sys.modules, name, made)
 
-    def run(config, *, argv):
-        calls.append(("run", config, argv))
+    def run(config, *, argv, profiled):
+        calls.append(("run", config, argv, profiled))
         return config.code
 
     def dry_run(config):

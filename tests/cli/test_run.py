@@ -18,10 +18,25 @@ def test_a_run_gets_the_overridden_config_and_the_command_line(
     words = ["run", config_file, "part.rate=1", "--steps", "1e2", "code=7"]
     code, _, err = cli(*words)
     assert code == 7
-    ((name, config, argv),) = called
+    ((name, config, argv, profiled),) = called
     assert (name, config.part.rate, config.steps) == ("run", 1.0, 100)
+    assert profiled is None
     assert argv == ["jaxloop", *words]
     assert "part.rate  0.5 -> 1.0" in err
+
+
+def test_updates_to_profile_are_told_to_the_run(cli, called, config_file):
+    assert cli("run", config_file, "--profile", "3-4", "code=0")[0] == 0
+    assert called[0][3] == (3, 4)
+    called.clear()
+    for words, message in (
+        (["--profile", "4-3"], "--profile 12 or --profile 12-15"),
+        (["--profile", "4", "--sweep", "steps=1,2"], "leave --sweep out"),
+    ):
+        code, _, err = cli("run", config_file, *words)
+        assert code == 2
+        assert message in err
+    assert not called
 
 
 def test_looking_at_a_config_runs_nothing(cli, called, config_file):

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from jaxloop.checkpoint import Checkpointer
+from jaxloop.loop.attempts import add_up, read_attempts
 from jaxloop.metrics import comparable, read_metrics
 
 HERE = Path(__file__).parent
@@ -80,7 +81,14 @@ def assert_same(a: dict, b: dict) -> None:
 
 def check(folder: Path, kind: str, points: list[str]) -> None:
     """A run that is killed at `points` ends as one that is not."""
-    whole = contents(launch(folder, kind))
-    killed = contents(launch(folder, kind, *points))
+    undisturbed, disturbed = launch(folder, kind), launch(folder, kind, *points)
+    whole, killed = contents(undisturbed), contents(disturbed)
     assert len(whole["metrics"]) > 8
     assert_same(whole, killed)
+    assert len(read_attempts(undisturbed)) == 1
+    attempts = read_attempts(disturbed)
+    assert len(attempts) == len(points) + 1
+    assert attempts[-1]["end"] == "finished"
+    seconds = add_up(attempts).seconds
+    assert seconds["productive"] > 0
+    assert seconds["repeated"] > 0

@@ -94,11 +94,14 @@ def test_a_directory_without_a_head_shows_before_anything_runs(tmp_path):
         dry_run(tiny(tmp_path / "run", RewardHead(str(tmp_path / "hf"))))
 
 
-def test_parts_of_a_batch_put_together_are_the_whole():
+def test_parts_of_a_batch_put_together_are_the_whole(mesh_of):
     batch = {"tokens_BT": np.arange(24).reshape(6, 4)}
     for parts in (1, 2, 3):
         doubled, first = in_parts(
-            lambda part: (2 * part["tokens_BT"], part["tokens_BT"][:, 0]), batch, parts
+            lambda part: (2 * part["tokens_BT"], part["tokens_BT"][:, 0]),
+            batch,
+            parts,
+            mesh_of(),
         )
         np.testing.assert_array_equal(doubled, 2 * batch["tokens_BT"])
         np.testing.assert_array_equal(first, batch["tokens_BT"][:, 0])
