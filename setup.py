@@ -46,6 +46,7 @@ LIBTPU = (
 EXTRAS = {
     "tpu": ["jax[tpu]"],
     "cuda": ["jax[cuda12]"],
+    "cuda13": ["jax[cuda13]"],
     "test": [
         "pytest>=9",
         "pytest-xdist>=3.8",

@@ -92,3 +92,37 @@ has_tpu() {
     done
     return 1
 }
+
+# cuda_extra: prints which of our extras goes with the NVIDIA driver and the GPUs that are
+# there, or why none does (then status 1). CUDA 13 wants driver 580 and GPUs of compute
+# capability 7.5 (Turing) or newer, CUDA 12 driver 525.
+cuda_extra() {
+    local driver major capability capabilities extra=cuda13
+    driver=$(nvidia-smi --query-gpu=driver_version --format=csv,noheader | head -n 1)
+    major=${driver%%.*}
+    case $major in
+        "" | *[!0-9]*)
+            echo "nvidia-smi names no driver version: $driver"
+            return 1
+            ;;
+    esac
+    if [ "$major" -lt 525 ]; then
+        echo "NVIDIA driver $driver is too old: CUDA 12 wants 525 or newer, CUDA 13 wants 580"
+        return 1
+    fi
+    capabilities=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader)
+    for capability in $capabilities; do
+        case $capability in
+            [1-6].* | 7.[0-4]) extra=cuda ;;
+        esac
+    done
+    [ "$major" -ge 580 ] || extra=cuda
+    echo "$extra"
+}
+
+# first_numbers N: prints 0,1,...,N-1.
+first_numbers() {
+    local i numbers=0
+    for ((i = 1; i < $1; i++)); do numbers+=,$i; done
+    echo "$numbers"
+}

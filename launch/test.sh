@@ -108,7 +108,7 @@ fi
 step "ruff check" "$venv/bin/ruff" check .
 step "ruff format" "$venv/bin/ruff" format --check .
 step pyright "$venv/bin/pyright" --pythonpath "$venv/bin/python"
-step shellcheck "$venv/bin/shellcheck" -x launch/*.sh .ci/run
+step shellcheck "$venv/bin/shellcheck" -x launch/*.sh launch/slurm.sbatch .ci/run
 step "tests" run_pytest "$venv" "$hasty" -m "$marks"
 
 case $venv in

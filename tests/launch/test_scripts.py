@@ -9,7 +9,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SCRIPTS = [*sorted(ROOT.glob("launch/*.sh")), ROOT / ".ci" / "run"]
+SCRIPTS = [
+    *sorted(ROOT.glob("launch/*.sh")),
+    ROOT / "launch" / "slurm.sbatch",
+    ROOT / ".ci" / "run",
+]
 TOOLS = ("bash", "cat", "chmod", "cksum", "cp", "dirname", "head", "mkdir", "sed")
 
 
@@ -112,15 +116,105 @@ def test_a_config_that_is_not_there_is_refused_before_anything_else(machine):
 def test_an_unknown_device_is_refused(machine):
     done = machine.launch("some_config.py", JAXLOOP_EXTRA="gpu")
     assert done.returncode == 1
-    assert "JAXLOOP_EXTRA=gpu is none of cpu, cuda, tpu" in done.stderr
+    assert "JAXLOOP_EXTRA=gpu is none of cpu, cuda, cuda13, tpu" in done.stderr
 
 
-def test_a_gpu_is_found_by_asking_the_driver(machine):
-    machine.fake("python3", answers("3.12"))
-    machine.fake("nvidia-smi", 'echo "GPU 0: NVIDIA H100 (UUID: GPU-1)"')
-    assert "device: GPU 0: NVIDIA H100\n" in machine.launch("some_config.py").stderr
-    machine.fake("nvidia-smi", "exit 9")
-    assert "device: CPU" in machine.launch("some_config.py").stderr
+def gpus(driver: str, *capabilities: str) -> str:
+    """A fake nvidia-smi of a machine with one GPU for each compute capability."""
+    names = [f"GPU {i}: NVIDIA X{i} (UUID: GPU-{i})" for i in range(len(capabilities))]
+    drivers = [driver] * len(capabilities)
+    answers = {"-L": names, "*driver*": drivers, "*compute_cap*": capabilities}
+    cases = "".join(
+        f"    {pattern}) printf '%s\\n' {' '.join(map(repr, lines))} ;;\n"
+        for pattern, lines in answers.items()
+    )
+    return f'case "$*" in\n{cases}esac'
+
+
+@pytest.mark.parametrize(
+    ("fake", "found", "extra"),
+    [
+        (gpus("580.65.06", "9.0", "9.0"), "2 x NVIDIA X0, CUDA 13", "[cuda13]"),
+        (gpus("570.10", "9.0"), "1 x NVIDIA X0, CUDA 12", "[cuda]"),
+        (gpus("590.1", "9.0", "7.0"), "2 x NVIDIA X0, CUDA 12", "[cuda]"),
+        ("exit 9", "CPU", ""),
+    ],
+)
+def test_the_driver_that_is_found_decides(machine, fake, found, extra):
+    machine.fake("python3", MAKES_A_VENV + answers("3.12"))
+    machine.fake("nvidia-smi", fake)
+    done = machine.launch("some_config.py")
+    assert f"device: {found}\n" in done.stderr
+    assert f"installing jaxloop{extra} into .venv" in done.stderr
+
+
+def test_a_driver_that_is_too_old_is_named(machine):
+    machine.fake("nvidia-smi", gpus("470.1", "8.0"))
+    done = machine.launch("some_config.py")
+    assert done.returncode == 1
+    assert "NVIDIA driver 470.1 is too old" in done.stderr
+    assert "JAXLOOP_EXTRA=cpu" in done.stderr
+
+
+SHOWS = (
+    'for n in XLA_FLAGS JAX_PLATFORMS CUDA_VISIBLE_DEVICES; do echo "$n=${!n:-}"; done'
+)
+
+
+def started_with(machine, *arguments: str, **variables: str) -> dict[str, str]:
+    """The variables that a run is started with."""
+    machine.fake("python3", MAKES_A_VENV + answers("3.12"))
+    done = machine.launch(*arguments, **variables)
+    assert done.returncode == 0, done.stderr
+    program = machine.tree / ".venv" / "bin" / "jaxloop"
+    program.write_text(f"#!/bin/bash\n{SHOWS}\n")
+    done = machine.launch(*arguments, **variables)
+    return dict(line.split("=", 1) for line in done.stdout.splitlines())
+
+
+def test_the_cpu_as_many_devices(machine):
+    """Beside what the caller has in XLA_FLAGS, and where there are GPUs, too."""
+    machine.fake("nvidia-smi", gpus("580.1", "9.0"))
+    shown = started_with(
+        machine, "--simulate", "8", "some_config.py", "a=1", XLA_FLAGS="--one"
+    )
+    flags = "--one --xla_force_host_platform_device_count=8"
+    assert shown["XLA_FLAGS"] == flags
+    assert shown["JAX_PLATFORMS"] == "cpu"
+    said = machine.launch("--simulate", "8", "some_config.py").stderr
+    assert "device: CPU as 8 devices" in said
+
+
+def test_some_of_the_gpus(machine):
+    machine.fake("nvidia-smi", gpus("580.1", "9.0", "9.0", "9.0"))
+    shown = started_with(machine, "--devices", "2", "some_config.py")
+    assert shown["CUDA_VISIBLE_DEVICES"] == "0,1"
+    assert shown["JAX_PLATFORMS"] == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--devices", "4", "some_config.py"], "there are 1 GPUs"),
+        (["--devices", "x", "some_config.py"], "takes a number of devices, not 'x'"),
+        (["--simulate", "0", "some_config.py"], "takes a number of devices"),
+        (["--simulate"], "takes a number of devices, not ''"),
+        (["--simulate", "2", "--devices", "2", "some_config.py"], "exclude each other"),
+        (["--dry-run", "some_config.py"], "options of the run come after the config"),
+        (["--simulate", "2"], "name a config file"),
+    ],
+)
+def test_wrong_options_are_named(machine, words, message):
+    machine.fake("nvidia-smi", gpus("580.1", "9.0"))
+    done = machine.launch(*words)
+    assert done.returncode == 1
+    assert message in done.stderr
+
+
+def test_a_cpu_is_one_device(machine):
+    done = machine.launch("--devices", "2", "some_config.py")
+    assert done.returncode == 1
+    assert "--simulate 2 makes 2 of it" in done.stderr
 
 
 MAKES_A_VENV = """
