@@ -13,6 +13,11 @@ The error is 1 - `eval/accuracy`. The paper reports its mean over seeds 42, 43, 
 % plain and 0.1 % with Multi-Token Attention, by seed 77.7, 75.3, 1.9 and 0, 0, 0.2 (the
 authors' README, H100). Full size is about two billion tokens: for an accelerator.
 
+The tiny variant asks the same of less: eight blocks of three letters, two layers of
+width 64, 2 x 5 taps, 1,500 updates of 32 sequences. Seen on a CPU (two busy cores, 9 to
+17 minutes a run): with Multi-Token Attention 34.4 % (seed 42) and 18.8 % (43), plain
+99.8 % (42). Neither is done learning: what shows is that one finds blocks.
+
 From the authors' code: data, sizes, 2 x 9 taps before the softmax in every layer, no
 mixing of heads, optimiser, 100,000 updates of 64 sequences. Ours: no dropout (theirs is
 0.1), whole blocks only, and everything of the tiny variant.
@@ -80,12 +85,18 @@ def get_config(variant: str | None = None) -> Config:
 
 
 def tiny(config: Config) -> Config:
-    """Six blocks of four letters, two layers of width 64."""
+    """Eight blocks of three letters, two layers of width 64."""
     assert config.sft is not None
-    world = Blocks(letters=4, blocks=6, test=512, demonstrations=40_000)
-    mta = replace(MTA, key_taps=7)
+    world = Blocks(letters=3, blocks=8, test=512, demonstrations=40_000)
+    mta = replace(MTA, key_taps=5)
     shape = replace(SHAPE, width=64, ffn=160, layers=2, head_dim=32, mta=mta)
-    optimizer = replace(config.sft.optimizer, learning_rate=1e-3, warmup=100)
+    optimizer = replace(
+        config.sft.optimizer,
+        learning_rate=1.5e-3,
+        warmup=100,
+        schedule="linear",
+        final_fraction=0.1,
+    )
     return replace(
         config,
         name="mta_toy-tiny",

@@ -23,12 +23,12 @@ from jaxloop_kernels.lm_head import pallas_tpu as lm_head
 from jaxloop_kernels.multi_token_attention import (
     identity,
     pallas_tpu,
-    pallas_tpu_mixing,
     reference,
 )
+from jaxloop_kernels.multi_token_attention import pallas_tpu_mixing as mixing
 from jaxloop_kernels.paged_attention import pallas_tpu as paged_attention
 from jaxloop_kernels.paged_attention.shapes import SHAPES as PAGED
-from jaxloop_kernels.schedule import CORES, VMEM
+from jaxloop_kernels.schedule import tracing_for
 
 Blocks = dict[str, int]
 
@@ -56,7 +56,7 @@ class Heads(NamedTuple):
 ATTENTION = {
     "2k": Heads(B=1, T=2048, N=8, K=8, H=128),
     "8k": Heads(B=1, T=8192, N=8, K=8, H=128),
-    "880m": Heads(B=1, T=2048, N=16, K=16, H=96),
+    "880m": Heads(B=2, T=2048, N=16, K=16, H=96),
     "llama": Heads(B=1, T=8192, N=32, K=8, H=128),
 }
 
@@ -87,8 +87,8 @@ def backward(fn: Callable, count: int = 3) -> Callable:
 
 
 def _splash(shape: Heads, blocks: Blocks, chip: str):
-    """jax's splash attention, causal, in its own layout; called with a batch of 1."""
-    _, T, N, K, H = shape
+    """jax's splash attention, causal, in its own layout."""
+    B, T, N, K, H = shape
     q, k = blocks.get("block_q", 512), blocks.get("block_k", 512)
     compute = blocks.get("block_compute", k)
     sizes = splash_attention_kernel.BlockSizes(
@@ -109,7 +109,9 @@ def _splash(shape: Heads, blocks: Blocks, chip: str):
         q_seq_shards=1,
         block_sizes=sizes,
     )
-    return fn, (bf16(N, T, H), bf16(K, T, H), bf16(K, T, H))
+    if B == 1:
+        return fn, (bf16(N, T, H), bf16(K, T, H), bf16(K, T, H))
+    return jax.vmap(fn), (bf16(B, N, T, H), bf16(B, K, T, H), bf16(B, K, T, H))
 
 
 def _splash_backward(shape: Heads, blocks: Blocks, chip: str):
@@ -125,14 +127,12 @@ def _product(shape: Product, blocks: Blocks, chip: str):
 
 
 def _lm_head(shape: Product, blocks: Blocks, chip: str):
-    """All of its numbers; block sizes follow from the chip."""
-    chunk = 256 if chip in ("v6e", "tpu7x") else 512  # by the width of the matrix unit
-    core: dict[str, Any] = {"vmem": VMEM[chip] * 2**20, "cores": CORES[chip]}
-    how: dict[str, Any] = core | {"chunk": chunk} | blocks
+    """All of its numbers."""
 
     def all_of(hidden_MD, vocab_VD, target_M):
         arrays = (hidden_MD[None], vocab_VD, target_M[None])
-        return lm_head.lm_head(*arrays, interpret=False, **how)
+        how: dict[str, Any] = {"interpret": False, **blocks}
+        return lm_head.lm_head(*arrays, **how)
 
     target_M = jax.ShapeDtypeStruct((shape.M,), jnp.int32)
     return all_of, (bf16(shape.M, shape.D), bf16(shape.V, shape.D), target_M)
@@ -148,26 +148,63 @@ def _lm_head_backward(shape: Product, blocks: Blocks, chip: str):
     return backward(trained, count=2), args
 
 
-def _mta(shape: Heads, blocks: Blocks, chip: str, **parts: Any):
-    """Multi-Token Attention's steps 1 to 8 with the named parts of `identity`."""
+def _mta(shape: Heads, **parts: Any) -> tuple:
+    """Queries, keys, values and the named parts of `identity`."""
     B, T, N, K, H = shape
     parts = {"pre": None, "post": None} | parts
     mta = jax.eval_shape(lambda: identity(N, H, **parts))
-    mixes = mta.pre_mix_GMM is not None or mta.post_mix_GMM is not None
-    module = pallas_tpu_mixing if mixes else pallas_tpu
-    how = {"scale": H**-0.5, "interpret": False, **blocks}
-    core = partial(module.core, order="convolve_first", **how)
-    return core, (bf16(B, T, N, H), bf16(B, T, K, H), bf16(B, T, K, H), mta)
+    return bf16(B, T, N, H), bf16(B, T, K, H), bf16(B, T, K, H), mta
 
 
-def _mta_backward(shape: Heads, blocks: Blocks, chip: str, **parts: Any):
-    fn, args = _mta(shape, blocks, chip, **parts)
-    return backward(fn, count=4), args
+def _convolving(
+    shape: Heads,
+    blocks: Blocks,
+    chip: str,
+    rank: int | None = None,
+    gradient: bool = False,
+):
+    """The kernels of the convolution before the softmax alone: XLA's part around them
+    takes a minute to compile, the kernels seconds."""
+    arrays = _mta(shape, **PRE)
+
+    def inputs(*arrays):
+        *qkv, mta = arrays
+        q, k, v = (x.swapaxes(1, 2) for x in qkv)
+        scale = shape.H**-0.5
+        kernel, segments = mta.pre_NAC, None
+        wide = pallas_tpu.widened_logits(plan, q, k, kernel, scale, rank, segments)
+        return *wide, v
+
+    with tracing_for(chip):
+        sizes = blocks.get("block_q"), blocks.get("block_k")
+        plan = pallas_tpu.plan_of(shape.T, arrays[-1], *sizes, False)
+        args = jax.eval_shape(inputs, *arrays)
+        forward = partial(pallas_tpu.attend_forward, plan)
+        out, saved = jax.eval_shape(forward, *args)
+    if gradient:
+        return partial(pallas_tpu.attend_backward, plan), (saved, out)
+    return (lambda *args: forward(*args)[0]), args
+
+
+def _mixing(shape: Heads, blocks: Blocks, chip: str, gradient: bool = False):
+    """The kernels of the full stack alone, as `_convolving`."""
+    arrays = _mta(shape, **FULL)
+    scale = shape.H**-0.5
+    with tracing_for(chip):
+        tile, run = mixing.plan(
+            *arrays, scale=scale, order="convolve_first", interpret=False, **blocks
+        )
+        inputs = jax.eval_shape(partial(mixing.cut_inputs, tile, scale=scale), *arrays)
+        forward = partial(mixing.attend_forward, tile, run)
+        out, saved = jax.eval_shape(forward, inputs)
+    if gradient:
+        return partial(mixing.attend_backward, tile, run), (saved, out)
+    return (lambda inputs: forward(inputs)[0]), (inputs,)
 
 
 def _mta_dense(shape: Heads, blocks: Blocks, chip: str):
     """The reference as XLA compiles it, with the scores of all heads in memory."""
-    _, args = _mta(shape, {}, chip, **FULL)
+    args = _mta(shape, **FULL)
     return partial(reference.core, scale=shape.H**-0.5, order="convolve_first"), args
 
 
@@ -184,7 +221,12 @@ def _attention_backward(shape: Heads, blocks: Blocks, chip: str):
 
 PRE = {"pre": (6, 11)}
 FULL = {"pre": (6, 11), "post": (6, 11), "pre_group": 16, "post_group": 16}
-SIXTEEN = {"2k16": Heads(B=1, T=2048, N=16, K=16, H=128), "880m": ATTENTION["880m"]}
+SIXTEEN = {
+    # Two rows: the kernel with mixes has one program a row, a v5p has two cores.
+    "2k16": Heads(B=2, T=2048, N=16, K=16, H=128),
+    "8k16": Heads(B=2, T=8192, N=16, K=16, H=128),
+    "880m": ATTENTION["880m"],
+}
 
 
 def _paged_attention(shape, blocks: Blocks, chip: str):
@@ -219,17 +261,23 @@ OPS: dict[str, Op] = {
         only="_d(q|kv)_",
     ),
     "mta_pre": Op(
-        partial(_mta, **PRE),
+        _convolving,
+        ATTENTION,
+        ({}, *_choices((256, 512), (256, 1024), (512, 1024), (256, 256))),
+        "splash",
+    ),
+    "mta_rank2": Op(
+        partial(_convolving, rank=2),
         ATTENTION,
         ({}, *_choices((256, 512), (256, 1024), (512, 1024), (256, 256))),
         "splash",
     ),
     "mta_pre_backward": Op(
-        partial(_mta_backward, **PRE), ATTENTION, ({},), "splash_backward", "backward"
+        partial(_convolving, gradient=True), ATTENTION, ({},), "splash_backward"
     ),
-    "mta_full": Op(partial(_mta, **FULL), SIXTEEN, ({},), "splash"),
+    "mta_full": Op(_mixing, SIXTEEN, ({},), "splash"),
     "mta_full_backward": Op(
-        partial(_mta_backward, **FULL), SIXTEEN, ({},), "splash_backward", "backward"
+        partial(_mixing, gradient=True), SIXTEEN, ({},), "splash_backward"
     ),
     "mta_dense": Op(_mta_dense, SIXTEEN, ({},), "splash"),
     "product": Op(_product, LM_HEAD),
@@ -245,6 +293,17 @@ OPS: dict[str, Op] = {
     "paged_attention": Op(_paged_attention, PAGED),
 }
 
+Job = tuple[str, str, str, tuple[tuple[str, int], ...]]
+"""Op, shape, chip, blocks."""
+
+
+def jobs_of(op: str, shape: str, chip: str, given: Blocks, sweep: bool) -> list[Job]:
+    """With the given blocks, else the op's own, the first of them or all."""
+    choices = OPS[op].blocks
+    chosen = [given] if given else list(choices) if sweep else [choices[0]]
+    return [(op, shape, chip, tuple(sorted(blocks.items()))) for blocks in chosen]
+
+
 COMPILED: dict[str, Any] = {
     "attention_backward": Heads(B=1, T=2048, N=2, K=1, H=128),
     "mta_pre": Heads(B=1, T=1024, N=2, K=2, H=96),
@@ -254,5 +313,5 @@ COMPILED: dict[str, Any] = {
 """Kernels of ours at a shape each that compiles in a few seconds: XLA's part around a
 kernel takes most of the time, and grows with the heads; the kernel does not."""
 
-SLOW = ("mta_pre_backward", "mta_full_backward")
-"""Further ones; they take minutes."""
+FURTHER = ("mta_pre_backward", "mta_full", "mta_full_backward")
+"""Compiled where there is time."""

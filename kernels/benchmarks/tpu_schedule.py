@@ -5,6 +5,7 @@
     ... --ops splash --blocks block_q=1024,block_k=512               with these blocks
     ... --ops splash --shapes 8k --sweep                             finds the best
     ... --ops mta --shapes 2k --chips v6e --profile                  where cycles go
+    ... --targets                                  what these kernels aim at, and reach
 
 `cycles` counts bundles (one a cycle) by how often they run; skipped blocks are not
 counted, memory is taken to be in time. `ratio` is to the op's baseline, with --sweep
@@ -24,12 +25,10 @@ from pathlib import Path
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from tpu_entries import OPS, Blocks
+import tpu_targets
+from tpu_entries import OPS, Job, jobs_of
 
 from jaxloop_kernels.schedule import TOPOLOGIES, VMEM, Cost, Kernel, measure, prepare
-
-Job = tuple[str, str, str, tuple[tuple[str, int], ...]]
-"""Op, shape, chip, blocks."""
 
 
 @dataclass(frozen=True)
@@ -80,21 +79,6 @@ def _progress(at: int, of: int, job):
     if sys.stderr.isatty():
         text = f"{at}/{of} {' '.join(job[:3])}" if job else ""
         print(f"\r{text:<70}", end="" if job else "\r", file=sys.stderr, flush=True)
-
-
-def jobs_of(op: str, shape: str, chip: str, given: Blocks, sweep: bool) -> list[Job]:
-    choices = OPS[op].blocks
-    chosen = [given] if given else list(choices) if sweep else [choices[0]]
-    return [(op, shape, chip, tuple(sorted(blocks.items()))) for blocks in chosen]
-
-
-def best(found: dict, op: str, shape: str, chip: str) -> tuple[Job, Cost] | None:
-    mine = [
-        (job, cost)
-        for job, cost in found.items()
-        if job[:3] == (op, shape, chip) and isinstance(cost, Cost)
-    ]
-    return min(mine, key=lambda pair: pair[1].cycles, default=None)
 
 
 HEAD = (
@@ -165,6 +149,12 @@ def _profile_kernel(chip: str, kernel: Kernel) -> list[str]:
 
 def main(argv: list[str] | None = None):
     args = _arguments().parse_args(argv)
+    if args.targets:
+        jobs = tpu_targets.jobs()
+        prepare()
+        found = run_all(jobs, None if args.fresh else args.cache, args.processes)
+        print(tpu_targets.table(found))
+        return
     ops, chips = _chosen(args.ops, OPS), _chosen(args.chips, TOPOLOGIES)
     given = dict(part.split("=") for part in args.blocks.split(",") if part)
     given = {name: int(size) for name, size in given.items()}
@@ -181,10 +171,10 @@ def main(argv: list[str] | None = None):
     print(HEAD)
     for job in asked:
         op, shape, chip, _ = job
-        top = best(found, op, shape, chip)
+        top = tpu_targets.best(found, op, shape, chip)
         if args.sweep and not args.all and top and top[0] != job:
             continue
-        base = best(found, OPS[op].baseline, shape, chip)
+        base = tpu_targets.best(found, OPS[op].baseline, shape, chip)
         cost = found[job]
         ratio = None
         if base is not None and isinstance(cost, Cost):
@@ -217,6 +207,7 @@ def _arguments() -> argparse.ArgumentParser:
     add("--sweep", action="store_true", help="the best of the op's choices")
     add("--all", action="store_true", help="with --sweep: each of them")
     add("--profile", action="store_true", help="slots, parts, spills")
+    add("--targets", action="store_true", help="aims, and what is reached of them")
     add("--processes", type=int, default=1, help="that compile at once")
     add("--cache", type=Path, default=cache, help=f"default: {cache}")
     add("--fresh", action="store_true", help="neither reads nor keeps results")

@@ -14,6 +14,7 @@ from jaxloop_kernels.multi_token_attention import (
     pallas_tpu_mixing,
     reference,
 )
+from jaxloop_kernels.multi_token_attention import pallas_tpu_mixing_blocks as blocks
 from jaxloop_kernels.multi_token_attention import (
     pallas_tpu_mixing_layout as layout,
 )
@@ -149,6 +150,20 @@ def test_bfloat16(order):
     check(FULL_STACK._replace(dtype="bfloat16", order=order), 4e-2)
 
 
+@pytest.mark.full
+def test_a_wide_matrix_unit_changes_only_how():
+    """Both phases are then convolved by one product, if there is one document."""
+    q, k, v, mta, _ = make(MORE["one document"])
+
+    @partial(jax.jit, static_argnums=0)
+    def run(matrix_unit):
+        sizes = {"block_q": 32, "block_k": 256, "matrix_unit": matrix_unit}
+        how = {"scale": 0.3, "order": "convolve_first", "interpret": True}
+        return pallas_tpu_mixing.core(q, k, v, mta, **how, **sizes)
+
+    np.testing.assert_allclose(run(256), run(128), atol=2e-5)
+
+
 @pytest.mark.parametrize("gradient", [False, True])
 def test_lowers_for_tpu(gradient):
     q, k, v, mta, segments_BT = make(
@@ -208,3 +223,36 @@ def test_what_it_cannot_do_is_said():
     assert "mix" in pallas_tpu_mixing.supports(q, k, v, plain, "convolve_first")
     with pytest.raises(ValueError, match="multiple of 32"):
         pallas_tpu_mixing.core(q, k, v, mta, scale=1.0, order="mix_first", block_q=40)
+
+
+SIXTEEN = blocks.Sizes(16, 16, 768, 128, 2, True, True, 128)
+"""Heads of a 1B model, bfloat16, both convolutions."""
+
+
+@pytest.mark.parametrize("mebibytes", [60, 120])
+def test_blocks_are_the_cheapest_that_fit(mebibytes):
+    cuts = [
+        layout.Cut(2048, rows, windows, 5, 5)
+        for rows in blocks.ROWS
+        for windows in blocks.WINDOWS
+    ]
+    vmem = mebibytes * 2**20
+    cut, keep = blocks.choose(iter(cuts), SIXTEEN, vmem)
+    assert blocks.forward_bytes(cut, SIXTEEN, keep) <= vmem
+    assert blocks.backward_bytes(cut._replace(windows=1), SIXTEEN) <= vmem
+    # To keep the scores costs memory and saves the most.
+    assert keep
+    larger = cut._replace(block_q=cut.block_q + 32)
+    assert blocks.forward_bytes(larger, SIXTEEN, keep) > blocks.forward_bytes(
+        cut, SIXTEEN, keep
+    )
+    # Every block computes rows above the diagonal: the choice is near the fewest.
+    entries = [len(layout.by_rows(c).q) * c.block_q * c.block_k for c in (cut, *cuts)]
+    assert entries[0] <= 1.25 * min(entries)
+
+
+def test_memory_without_room_is_said():
+    assert blocks.choose(iter([layout.Cut(64, 32, 1, 5, 5)]), SIXTEEN, 2**24) is None
+    q, k, v, mta, _ = make(Case(pre=(6, 11), pre_group=4))
+    with pytest.raises(NotImplementedError, match="do not fit into 1 MiB"):
+        pallas_tpu_mixing.core(q, k, v, mta, scale=1.0, order="mix_first", vmem=2**20)

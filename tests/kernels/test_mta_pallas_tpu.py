@@ -13,7 +13,13 @@ import pytest
 from jax._src.pallas.mosaic.interpret import interpret_pallas_call
 from jax.experimental.pallas import tpu as pltpu
 
-from jaxloop_kernels.multi_token_attention import Mta, pallas_tpu, reference
+from jaxloop_kernels.multi_token_attention import (
+    Mta,
+    identity,
+    multi_token_attention,
+    pallas_tpu,
+    reference,
+)
 
 RATIOS = (1, 2, 4, 8)
 HEAD_SIZES = (64, 96, 128, 256)
@@ -218,3 +224,15 @@ def test_what_it_cannot_do_it_says():
     assert "mixing" in pallas_tpu.supports(q, k, v, mixed)
     with pytest.raises(ValueError, match="block_q must be a multiple of 128"):
         pallas_tpu.core(q, k, v, mta, scale=1.0, block_q=96)
+
+
+def test_too_long_is_said_before_anything_is_compiled():
+    """The gradient of a head's queries stays in fast memory, six times as wide."""
+    mta = identity(8, 128, pre=(6, 11))
+    for T, fits in ((8192, True), (32_768, False)):
+        x = jax.ShapeDtypeStruct((1, T, 8, 128), jnp.bfloat16)
+        assert (pallas_tpu.supports(x, x, x, mta) == "") == fits
+    with pytest.raises(NotImplementedError, match="fast memory; xla takes it"):
+        jax.eval_shape(
+            partial(multi_token_attention, implementation="pallas_tpu"), x, x, x, mta
+        )

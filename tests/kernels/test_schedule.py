@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tpu_entries
 import tpu_schedule
+import tpu_targets
 from jax.experimental import pallas as pl
 from jax.experimental.compilation_cache import compilation_cache
 from jax.experimental.pallas import tpu as pltpu
@@ -18,38 +19,57 @@ from jax.experimental.pallas.ops.tpu.splash_attention import (
     splash_attention_mask,
 )
 
-from jaxloop_kernels.schedule import UnknownCount, measure
-from jaxloop_kernels.schedule.bundles import Span, parse
+from jaxloop_kernels.schedule import Cost, Kernel, UnknownCount, measure
+from jaxloop_kernels.schedule.bundles import Loop, Span, parse
 from jaxloop_kernels.schedule.cost import weigh
 from jaxloop_kernels.schedule.steps import Call, pallas_calls
 
-# A grid of 6 steps (8 trips); its step holds a part of 3 bundles, one of 2, in which a
-# loop of 5 trips has a bundle, and a copy of the pipeline's own.
+# A grid of 6 steps (8 trips); before its step the pipeline copies a block; the step
+# holds a part of 3 bundles, one of 13, which are two loops of 5 and 7 trips without a
+# gap between them, and a copy of the pipeline's own.
 SCHEDULE = """\
      0   :  { %s1 = smov.u32 0 }
-   0x1 LB: > { %9 = sbr.rel (%p1) target = $region30  ;;  %s1 = sadd.s32 1, %s0
-a second line of this bundle }
-   0x2   : > { %10 = sbr.rel (%p2) target = $region10 }
-   0x3   : > { %v1 = vmul }
-   0x4   :  {}
+   0x1 LB: > { %8 = sbr.rel (%p0) target = $region5 } /* Start region 40 */
+   0x2   : > { %v0 = vld  ;;  %7 = vst }
+   0x3 PF: > { %9 = sbr.rel (%p1) target = $region30  ;;  %s1 = sadd.s32 1, %s0
+a second line of this bundle } /* Start/End empty region 5 */
+   0x4   : > { %10 = sbr.rel (%p2) target = $region10 }
    0x5   : > { %v1 = vmul }
-   0x6 PF: > { %11 = sbr.rel (%p3) target = $region20 } /* Start/End empty region 10 */
-   0x7   : > { %v1 = vadd }
-   0x8 LB: >> { %v2 = vadd  ;;  %p9 = scmp.ge.s32.totalorder %s9, 5 /* loop exit test */ }
-   0x9 PF: > { %12 = sbr.rel (%p4) target = $region25 } /* Start/End empty region 20 */
-   0xa   : > { %v3 = vld  ;;  %13 = vst }
-   0xb PF: > { %s2 = nop } /* Start/End empty region 25 :: Start region 27 */
-   0xc PF: > { %p7 = scmp.ge.s32.totalorder %s1, 8 /* loop exit test */ } /* Start/End empty region 30 */
-   0xd   :  { %s3 = sfence }
+   0x6   :  {}
+   0x7   : > { %v1 = vmul }
+   0x8 PF: > { %11 = sbr.rel (%p3) target = $region20 } /* Start/End empty region 10 */
+   0x9   : > { %v1 = vadd }
+   0xa LB: >> { %v2 = vadd  ;;  %p9 = scmp.ge.s32.totalorder %s9, 5 /* loop exit test */ } /* Start region 50 :: Start region 51 */
+   0xb   : >> { %12 = sbr.rel (!%p9) target = $region50 }
+   0xc   : >> { %v2 = vadd }
+   0xd   :  {}
+   0xe   :  {}
+   0xf   : >> { %s3 = nop } /* End region 50 :: End region 51 */
+  0x10 LB: >> { %p8 = scmp.ge.s32.totalorder %s8, 7 /* phi :: loop exit test */ } /* Start region 60 */
+  0x11   : > { %13 = sbr.rel (!%p8) target = $region60 }
+  0x12   : >> { %v2 = vadd }
+  0x13   :  {}
+  0x14   :  {}
+  0x15   :  {} /* End region 60 */
+  0x16 PF: > { %14 = sbr.rel (%p4) target = $region25 } /* Start/End empty region 20 */
+  0x17   : > { %v3 = vld  ;;  %15 = vst }
+  0x18 PF: > { %s2 = nop } /* Start/End empty region 25 :: Start region 27 */
+  0x19 PF: > { %p7 = scmp.ge.s32.totalorder %s1, 8 /* loop exit test */ } /* Start/End empty region 30 */
+  0x1a   : > { %16 = sbr.rel (!%p7) target = $region40 }
+  0x1b   :  {}
+  0x1c   :  {}
+  0x1d   :  {}
+  0x1e   :  {}
+  0x1f   :  { %s3 = sfence }
 """  # noqa: E501
 NAMES = "MATMUL, MATPUSH, XLU, VALU, VPOP, EUP, VLOAD, VLOAD:FILL, VSTORE, VSTORE:SPILL"
-VALU = {3: 4, 5: 4, 7: 2, 8: 4}
+VALU = {5: 4, 7: 4, 9: 2, 10: 4, 12: 1, 18: 3}
 
 
 def usage(trailing=0):
-    rows = np.zeros((14 + trailing, 10), int)
+    rows = np.zeros((32 + trailing, 10), int)
     rows[list(VALU), 3] = list(VALU.values())
-    rows[10, 6] = rows[10, 8] = 1
+    rows[[2, 23], 6] = rows[[2, 23], 8] = 1
     text = "\n".join(" ".join(map(str, row)) for row in rows)
     return f"== CAPACTIY:\n{NAMES}\n2 2 2 4 2 1 3 3 2 2\n== UTILIZATION:\n{text}"
 
@@ -57,22 +77,25 @@ def usage(trailing=0):
 def test_a_schedule_written_by_hand():
     memory = "space=vmem, size = 0x400, space=vmem, size = 0x10"
     program = parse("k", SCHEDULE, usage(), memory)
-    assert (program.bundles, program.vmem) == (14, 1040)
-    assert [(loop.span, loop.trips) for loop in program.loops] == [
-        (Span(1, 13), 8),
-        (Span(8, 9), 5),
-    ]
-    assert program.regions == (Span(2, 12), Span(3, 6), Span(7, 9), Span(10, 11))
+    assert (program.bundles, program.vmem) == (32, 1040)
+    assert program.loops == (
+        Loop(Span(1, 31), 1, 8),
+        Loop(Span(10, 16), 2, 5),
+        Loop(Span(16, 22), 2, 7),
+    )
+    copy, step, *inside = program.regions
+    assert (copy, step) == (Span(2, 3), Span(4, 25))
+    assert inside == [Span(5, 8), Span(9, 22), Span(23, 24)]
     kernel = weigh(program, Call("k", (2, 3), (0.5, 0.25)))
-    # Outside 2, the loop 8 trips of 2 bundles; its step 6 times: two parts, a copy and
-    # three branches.
-    parts = 6 * 0.5 * 3 + 6 * 0.25 * (1 + 5)
-    assert kernel.cycles == pytest.approx(2 + 8 * 2 + parts + 6 * (1 + 4 - 0))
+    # Outside 2, the loop 8 trips of 9 bundles; its step 6 times: two parts, a copy and
+    # four bundles around them.
+    parts = 6 * 0.5 * 3 + 6 * 0.25 * (1 + 5 * 6 + 7 * 6)
+    assert kernel.cycles == pytest.approx(2 + 8 * 9 + parts + 6 * (1 + 4))
     assert [part.share for part in kernel.parts] == [0.5, 0.25]
-    # Of four conditions three are branches yet: counted at the dearest.
+    # Of four conditions two are branches yet: counted at the dearest.
     more = weigh(program, Call("k", (2, 3), (0.5, 0.01, 0.25, 0.02)))
     assert [part.share for part in more.parts] == [0.5, 0.25, 0.02]
-    issued = 4 * (6 * 0.5 * 2) + 6 * 0.25 * (2 + 5 * 4)
+    issued = 6 * 0.5 * 8 + 6 * 0.25 * (2 + 5 * (4 + 1) + 7 * 3)
     assert kernel.slots["VALU"] == pytest.approx(issued / 4 / kernel.cycles)
 
 
@@ -84,13 +107,13 @@ def test_what_is_not_known_is_an_error():
             weigh(program, call._replace(shares=shares))
     with pytest.raises(UnknownCount, match="no loop has the 15 steps"):
         weigh(program, Call("k", (5, 3), (0.5, 0.25)))
-    traced = SCHEDULE.replace("%s9, 5 /*", "%s9, %s8 /*")
-    program = parse("k", traced, usage())
-    long = program._replace(loops=tuple(x._replace(trips=None) for x in program.loops))
-    with pytest.raises(UnknownCount, match="trip count"):
-        weigh(long, call)
-    with pytest.raises(ValueError, match="14 bundles"):
+    traced = parse("k", SCHEDULE.replace("%s9, 5 /*", "%s9, %s8 /*"), usage())
+    with pytest.raises(UnknownCount, match="loop at bundles 10"):
+        weigh(traced, call)
+    with pytest.raises(ValueError, match="32 bundles"):
         parse("k", SCHEDULE, usage(trailing=1))
+    with pytest.raises(ValueError, match="loops begin at"):
+        parse("k", SCHEDULE.replace("$region60", "$region61"), usage())
 
 
 MASKS = {
@@ -224,11 +247,12 @@ def test_a_table_with_ratios_and_profile(libtpu, capsys, monkeypatch, tmp_path):
     blocks = ({"block_q": 128, "block_k": 128}, {"block_q": 100, "block_k": 128})
     splash = tpu_entries.OPS["splash"]._replace(shapes=small, blocks=blocks)
     mine = splash._replace(baseline="splash")
-    monkeypatch.setattr(tpu_schedule, "OPS", {"splash": splash, "mine": mine})
+    for module in (tpu_entries, tpu_schedule):
+        monkeypatch.setattr(module, "OPS", {"splash": splash, "mine": mine})
     found = {
         job: tpu_schedule.run(job, tmp_path)
         for name in ("splash", "mine")
-        for job in tpu_schedule.jobs_of(name, "tiny", "v5e", {}, sweep=True)
+        for job in tpu_entries.jobs_of(name, "tiny", "v5e", {}, sweep=True)
     }
     monkeypatch.setattr(tpu_schedule, "run_all", lambda *_: found)
     tpu_schedule.main(["--ops", "mine", "--chips", "v5e", "--sweep", "--profile"])
@@ -238,3 +262,26 @@ def test_a_table_with_ratios_and_profile(libtpu, capsys, monkeypatch, tmp_path):
     assert any("part 1" in line and "75.0% of steps" in line for line in profile)
     (failure,) = {x for x in found.values() if isinstance(x, tpu_schedule.Failure)}
     assert "ValueError" in failure.why
+
+
+def test_targets_are_told_from_the_best_baseline():
+    def cost(cycles):
+        kernel = Kernel("k", 1, cycles, {}, 0, 0, (), (), pallas=True)
+        return Cost((kernel,), (), 0.0, 3e9, 2**31, 700.0)
+
+    wanted = tpu_targets.jobs()
+    assert len(set(wanted)) >= 100
+    found = {}
+    for job in wanted:
+        op, shape, chip, blocks = job
+        fastest = dict(blocks) == tpu_entries.OPS["splash"].blocks[1]
+        if (op, shape, chip) == ("mta_pre", "8k", "v5p"):
+            found[job] = tpu_schedule.Failure("too large")
+        else:
+            found[job] = cost({"splash": 150.0 - 50 * fastest}.get(op, 210.0))
+    rows = tpu_targets.table(found).splitlines()
+    cells = [cell.strip() for cell in rows[3].split("|")[1:-1]]
+    name, shape, v5e, v5p, v6e, _ = cells
+    assert (name, shape) == ("convolution before, exact", "8k")
+    assert (v5e, v5p, v6e) == ("2.10 (2.2)", "-", "2.10 (1.6) *")
+    assert "7; 3 GB moved, 2.0 GiB kept" in rows[-1]

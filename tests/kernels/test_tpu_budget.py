@@ -50,6 +50,16 @@ def test_mta_pre_convolution(libtpu, chip, budget):
 
 
 @pytest.mark.full
+@pytest.mark.parametrize(
+    ("chip", "budget"), [("v5e", 5.15), ("v5p", 4.85), ("v6e", 3.65), ("tpu7x", 3.85)]
+)
+def test_mta_full_stack(libtpu, chip, budget):
+    """Both convolutions and both mixes of 16 heads; splash with its first blocks."""
+    shape = tpu_entries.SIXTEEN["2k16"]
+    assert ratio("mta_full", "splash", shape, chip) <= budget
+
+
+@pytest.mark.full
 @pytest.mark.parametrize(("chip", "budget"), [("v5e", 1.3), ("v6e", 1.3)])
 def test_lm_head(libtpu, chip, budget):
     shape = tpu_entries.Product(M=1024, D=1024, V=151_936)

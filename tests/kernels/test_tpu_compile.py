@@ -15,7 +15,7 @@ from jaxloop_kernels.schedule import TOPOLOGIES, compile_for
 
 EVERY = [
     (op, shape)
-    for op in (*tpu_entries.COMPILED, *tpu_entries.SLOW)
+    for op in (*tpu_entries.COMPILED, *tpu_entries.FURTHER)
     for shape in tpu_entries.OPS[op].shapes
 ]
 
@@ -37,7 +37,12 @@ def test_compiles(libtpu, op, chip):
 @pytest.mark.parametrize("chip", TOPOLOGIES)
 @pytest.mark.parametrize(("op", "shape"), EVERY)
 def test_compiles_at_every_shape(libtpu, op, shape, chip):
-    check(op, tpu_entries.OPS[op].shapes[shape], chip)
+    shape = tpu_entries.OPS[op].shapes[shape]
+    if op.startswith("mta_full") and chip == "v4":
+        with pytest.raises(NotImplementedError, match="16 mixed heads do not fit"):
+            check(op, shape, chip)
+    else:
+        check(op, shape, chip)
 
 
 def check(op, shape, chip):

@@ -19,7 +19,10 @@ import jax.numpy as jnp
 from jax.experimental.pallas import tpu as pltpu
 
 from jaxloop_kernels.multi_token_attention import widen
-from jaxloop_kernels.multi_token_attention.pallas_tpu_backward import backward
+from jaxloop_kernels.multi_token_attention.pallas_tpu_backward import (
+    backward,
+    memory,
+)
 from jaxloop_kernels.multi_token_attention.pallas_tpu_forward import forward
 from jaxloop_kernels.multi_token_attention.pallas_tpu_tile import (
     LANES,
@@ -39,7 +42,21 @@ def supports(q_BTNH, k_BTKH, v_BTKH, mta: Mta, order: str = "convolve_first") ->
     for kernel_NAC in (mta.pre_NAC, mta.post_NAC):
         if kernel_NAC is not None and sum(kernel_NAC.shape[1:]) > LANES:
             return f"a convolution of {kernel_NAC.shape[1:]} taps"
+    T, H, Hv = q_BTNH.shape[1], q_BTNH.shape[3], v_BTKH.shape[3]
+    plan = plan_of(T, mta, None, None, None)
+    wide, wide_v = H * _parts(mta.pre_NAC), Hv * _parts(mta.post_NAC)
+    need = memory(plan, T, wide + -wide % LANES, wide_v, q_BTNH.dtype)
+    if need > plan.memory:
+        return (
+            f"T = {T}, of which the gradient takes {need >> 20} of {plan.memory >> 20} "
+            "MiB fast memory; xla takes it"
+        )
     return ""
+
+
+def _parts(kernel_NAC) -> int:
+    """Of an array that is widened for the kernel."""
+    return 1 if kernel_NAC is None else kernel_NAC.shape[1]
 
 
 def core(
@@ -66,7 +83,7 @@ def core(
     """
     del order  # there is no mix to come before or after
     T = q_BTNH.shape[1]
-    plan = _plan(T, mta, block_q, block_k, interpret)
+    plan = plan_of(T, mta, block_q, block_k, interpret)
     more = -T % plan.block
     q_BNTH, k_BKTH, v_BKTH = (
         jnp.pad(x, ((0, 0), (0, more), (0, 0), (0, 0))).swapaxes(1, 2)
@@ -75,7 +92,7 @@ def core(
     segments = segments_BT
     if segments is not None:
         segments = jnp.pad(segments.astype(jnp.int32), ((0, 0), (0, more)))
-    queries = _widened_logits(plan, q_BNTH, k_BKTH, mta.pre_NAC, scale, rank, segments)
+    queries = widened_logits(plan, q_BNTH, k_BKTH, mta.pre_NAC, scale, rank, segments)
     if mta.post_NAC is None:
         out_BNTH, _ = _attend(plan, *queries, v_BKTH, segments)
     else:
@@ -86,7 +103,7 @@ def core(
     return out_BTNH.astype(v_BTKH.dtype)
 
 
-def _plan(T: int, mta: Mta, block_q, block_k, interpret) -> Plan:
+def plan_of(T: int, mta: Mta, block_q, block_k, interpret) -> Plan:
     """Blocks of about the size asked for that leave little of the last one empty."""
     memory = _fast_memory()
     lanes = -(-T // LANES)
@@ -115,7 +132,7 @@ def _fast_memory() -> int:
         return 64 * 2**20
 
 
-def _widened_logits(plan: Plan, q_BNTH, k_BKTH, theta_NAC, scale, rank, segments_BT):
+def widened_logits(plan: Plan, q_BNTH, k_BKTH, theta_NAC, scale, rank, segments_BT):
     """Wide queries, wide keys and the band (or None) whose logits are in bits."""
     if theta_NAC is None:
         theta_NAC = jnp.ones((k_BKTH.shape[1], 1, 1))
@@ -183,17 +200,18 @@ def _near_probabilities(queries, lse_BNT, segments_BT, count: int) -> jax.Array:
 
 def _attention(plan: Plan, q_BNTE, k_BNTE, band_BNUT, v_BNTH, segments_BT):
     """(out_BNTH in v's dtype, log2-sum-exp2 of the logits (B, N, T) float32)."""
-    return _attend_forward(plan, q_BNTE, k_BNTE, band_BNUT, v_BNTH, segments_BT)[0]
+    return attend_forward(plan, q_BNTE, k_BNTE, band_BNUT, v_BNTH, segments_BT)[0]
 
 
-def _attend_forward(plan: Plan, q_BNTE, k_BNTE, band_BNUT, v_BNTH, segments_BT):
+def attend_forward(plan: Plan, q_BNTE, k_BNTE, band_BNUT, v_BNTH, segments_BT=None):
+    """(Output and log-sum-exp, what `attend_backward` takes)."""
     extras = _extras(band_BNUT, segments_BT)
     out_BNHT, lse_BN1T = forward(plan, q_BNTE, k_BNTE, v_BNTH.swapaxes(2, 3), extras)
     kept = (q_BNTE, k_BNTE, v_BNTH, extras, out_BNHT, lse_BN1T)
     return (out_BNHT.swapaxes(2, 3), lse_BN1T[:, :, 0]), kept
 
 
-def _attend_backward(plan: Plan, kept, bars):
+def attend_backward(plan: Plan, kept, bars):
     q_BNTE, k_BNTE, v_BNTH, extras, out_BNHT, lse_BN1T = kept
     out_bar_BNHT = bars[0].swapaxes(2, 3)
     # With a wide v these rows are all of the softmax: its mean gradient needs no sweep.
@@ -216,7 +234,7 @@ def _attend_backward(plan: Plan, kept, bars):
 
 
 _attend = jax.custom_vjp(_attention, nondiff_argnums=(0,))
-_attend.defvjp(_attend_forward, _attend_backward)
+_attend.defvjp(attend_forward, attend_backward)
 
 
 def _extras(band_BNUT, segments_BT) -> Extras:

@@ -11,12 +11,21 @@ heads, A query taps, C key taps, I rows and J keys after the cut.
 """
 
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.pallas import tpu as pltpu
 
 from jaxloop_kernels.multi_token_attention.pallas_tpu_mixing_backward import backward
+from jaxloop_kernels.multi_token_attention.pallas_tpu_mixing_blocks import (
+    ROWS,
+    WINDOWS,
+    Sizes,
+    choose,
+    forward_bytes,
+)
 from jaxloop_kernels.multi_token_attention.pallas_tpu_mixing_forward import forward
 from jaxloop_kernels.multi_token_attention.pallas_tpu_mixing_layout import (
     LANES,
@@ -35,6 +44,9 @@ from jaxloop_kernels.multi_token_attention.widen import (
     widen_keys,
     widen_queries,
 )
+
+BITS = math.log2(math.e)
+"""Of a nat: the kernels' scores are in bits."""
 
 
 class Run(NamedTuple):
@@ -60,6 +72,13 @@ def supports(q_BTNH, k_BTKH, v_BTKH, mta: Mta, order: Order) -> str:
         return f"{mta.pre_NAC.shape[1:]} taps before the softmax; too many"
     if _group(mta) > 32:
         return f"mixing groups of {_group(mta)} heads; it takes up to 32"
+    vmem, matrix_unit = _device(None, None)
+    sizes = _sizes(q_BTNH, k_BTKH, v_BTKH, mta, matrix_unit)
+    if choose(_cuts(q_BTNH.shape[1], mta, None, None), sizes, vmem) is None:
+        return (
+            f"{sizes.heads} heads of a group, {sizes.width} wide, in {vmem >> 20} MiB "
+            "of vector memory"
+        )
     return ""
 
 
@@ -72,49 +91,116 @@ def core(
     *,
     scale: float,
     order: Order,
-    block_q: int = 128,
-    block_k: int = 256,
-    mix_rows: int | None = None,
-    vmem: int = 60 * 2**20,
-    matrix_unit: int = 128,
     interpret: bool | None = None,
+    **sizes: int | None,
 ) -> jax.Array:
-    """Steps 1 to 8; (B, T, N, H) in q's dtype. Arguments as `multi_token_attention`.
+    """Steps 1 to 8; (B, T, N, H) in q's dtype. Arguments as `multi_token_attention`;
+    sizes and errors as `plan`."""
+    arrays = (q_BTNH, k_BTKH, v_BTKH, mta)
+    documents = segments_BT is not None
+    tile, run = plan(
+        *arrays, documents, scale=scale, order=order, interpret=interpret, **sizes
+    )
+    out_BNIH = _attend(tile, run, cut_inputs(tile, *arrays, segments_BT, scale=scale))
+    return join_rows(tile.cut, out_BNIH).swapaxes(1, 2)
+
+
+def plan(
+    q_BTNH,
+    k_BTKH,
+    v_BTKH,
+    mta: Mta,
+    documents: bool = False,
+    *,
+    scale: float,
+    order: Order,
+    block_q: int | None = None,
+    block_k: int | None = None,
+    mix_rows: int | None = None,
+    vmem: int | None = None,
+    matrix_unit: int | None = None,
+    interpret: bool | None = None,
+) -> tuple[Tile, Run]:
+    """How to do it; of the arrays only shapes and dtypes count.
 
     block_q: rows of a tile, a multiple of 32; block_k: keys, a multiple of 128 (the
-    backward kernels take 128). mix_rows: rows mixed by one product, a multiple of 8
-    that divides half of block_q. vmem: bytes of vector memory that a kernel may use.
-    matrix_unit: width of the chip's (256 from v6e on), which only changes how the work
-    is cut. Raises ValueError for sizes that do not fit one another.
+    backward kernels take 128); None: `pallas_tpu_mixing_blocks` chooses. mix_rows: rows
+    mixed by one product, a multiple of 8 that divides half of block_q. vmem: bytes of
+    vector memory that a kernel may use; matrix_unit: width of the chip's, which only
+    changes how the work is cut; None: the device's. Raises ValueError for sizes that do
+    not fit one another, NotImplementedError where no block fits into the memory.
     """
-    if block_q < 32 or block_q % 32 or block_k < LANES or block_k % LANES:
+    if (block_q or 32) % 32 or (block_k or LANES) % LANES:
         raise ValueError(
             f"block_q must be a multiple of 32 and block_k of {LANES}, got {block_q} "
             f"and {block_k}"
         )
     if interpret is None:
         interpret = jax.default_backend() == "cpu"
-    T, M = q_BTNH.shape[1], _group(mta)
-    lags = reach = 0
-    if mta.post_NAC is not None:
-        lags, reach = mta.post_NAC.shape[1] - 1, mta.post_NAC.shape[2] // 2
+    vmem, matrix_unit = _device(vmem, matrix_unit)
+    M = _group(mta)
+    cuts = _cuts(q_BTNH.shape[1], mta, block_q, block_k)
+    sizes = _sizes(q_BTNH, k_BTKH, v_BTKH, mta, matrix_unit)
+    if block_q and block_k:
+        (cut,) = cuts
+        keep = forward_bytes(cut, sizes, True) <= vmem
+    elif (chosen := choose(cuts, sizes, vmem)) is not None:
+        cut, keep = chosen
+    else:
+        raise NotImplementedError(
+            f"multi_token_attention pallas_tpu: {M} mixed heads do not fit into "
+            f"{vmem >> 20} MiB of vector memory; xla takes them"
+        )
     late = mta.post_NAC if mta.post_mix_GMM is not None else None
-    cut = Cut(T, block_q, block_k // LANES, lags, reach)
     tile = Tile(
         cut=cut,
         heads=M,
-        mix_rows=mix_rows or _mix_rows(M, block_q // cut.phases),
-        scale=scale,
+        mix_rows=mix_rows or _mix_rows(M, cut.block_q // cut.phases),
+        scale=1.0 if mta.pre_NAC is not None else scale * BITS,
         mix_first=order == "mix_first" or late is None,
         band=_band_of(mta),
         dtype=q_BTNH.dtype,
-        joint=matrix_unit > LANES and cut.phases == 2 and segments_BT is None,
+        joint=matrix_unit > LANES and cut.phases == 2 and not documents,
         unroll=not interpret,
     )
-    inputs = _inputs(tile, q_BTNH, k_BTKH, v_BTKH, mta, segments_BT)
-    run = Run(_keeps(tile, inputs, vmem), vmem, interpret)
-    out_BNIH = _attend(tile, run, inputs)
-    return join_rows(cut, out_BNIH).swapaxes(1, 2)
+    return tile, Run(keep, vmem, interpret)
+
+
+def _cuts(T: int, mta: Mta, block_q: int | None, block_k: int | None) -> Iterator[Cut]:
+    """Those with the given blocks."""
+    lags = reach = 0
+    if mta.post_NAC is not None:
+        lags, reach = mta.post_NAC.shape[1] - 1, mta.post_NAC.shape[2] // 2
+    for rows in [block_q] if block_q else ROWS:
+        for windows in [block_k // LANES] if block_k else WINDOWS:
+            yield Cut(T, rows, windows, lags, reach)
+
+
+def _sizes(q_BTNH, k_BTKH, v_BTKH, mta: Mta, matrix_unit: int) -> Sizes:
+    N, H = q_BTNH.shape[2:]
+    K, M = k_BTKH.shape[2], _group(mta)
+    taps = 1 if mta.pre_NAC is None else mta.pre_NAC.shape[1]
+    return Sizes(
+        heads=M,
+        # Convolved keys are a query head's own.
+        kv_heads=M if mta.pre_NAC is not None else max(1, M * K // N),
+        width=taps * H,
+        value=v_BTKH.shape[-1],
+        size=q_BTNH.dtype.itemsize,
+        band=_band_of(mta) > 0,
+        convolves=mta.post_NAC is not None,
+        matrix_unit=matrix_unit,
+    )
+
+
+def _device(vmem: int | None, matrix_unit: int | None) -> tuple[int, int]:
+    """Bytes of vector memory for a kernel, and width of the matrix unit."""
+    info = pltpu.get_tpu_info() if pltpu.is_tpu_device() else None
+    if vmem is None:
+        vmem = (info.vmem_capacity_bytes if info else 64 * 2**20) * 15 // 16
+    if matrix_unit is None:
+        matrix_unit = info.mxu_column_size if info else LANES
+    return vmem, matrix_unit
 
 
 def _mix_rows(M: int, rows: int) -> int:
@@ -136,7 +222,13 @@ def _band_of(mta: Mta) -> int:
     return A - 1 + C // 2
 
 
-def _inputs(tile: Tile, q_BTNH, k_BTKH, v_BTKH, mta: Mta, segments_BT) -> Inputs:
+def cut_inputs(
+    tile: Tile, q_BTNH, k_BTKH, v_BTKH, mta: Mta, segments_BT=None, *, scale: float
+) -> Inputs:
+    """What the kernels take: convolved, in blocks, with the scale in keys and taps."""
+    if mta.pre_NAC is not None:  # with the taps' own, keys are rounded once
+        taps_NAC = mta.pre_NAC.astype(jnp.float32) * (scale * BITS)
+        mta = mta._replace(pre_NAC=taps_NAC)
     cut, dtype = tile.cut, tile.dtype
     B, T, N, _ = q_BTNH.shape
     q, k, v = (x.swapaxes(1, 2) for x in (q_BTNH, k_BTKH, v_BTKH))
@@ -144,7 +236,7 @@ def _inputs(tile: Tile, q_BTNH, k_BTKH, v_BTKH, mta: Mta, segments_BT) -> Inputs
     band = None
     if mta.pre_NAC is not None:
         if tile.band:
-            band = causal_band(q, k, mta.pre_NAC, segments_BT) * tile.scale
+            band = causal_band(q, k, mta.pre_NAC, segments_BT)
             band = spread_band(cut, band)
         q = widen_queries(q, mta.pre_NAC.shape[1], segments_BT=segments_BT)
         q = q.reshape(B, N, T, -1)
@@ -218,26 +310,12 @@ def _neighbours(segment_B1T1, reach: int):
     )
 
 
-def _keeps(tile: Tile, inputs: Inputs, vmem: int) -> bool:
-    """Whether the scores of a block's rows fit into what the rest leaves of `vmem`."""
-    cut = tile.cut
-    size = jnp.dtype(tile.dtype).itemsize
-    entries = tile.heads * cut.block_q
-    fetched = (
-        entries * inputs.q.shape[-1] + tile.heads * cut.block_k * inputs.k.shape[-1]
-    )
-    fetched += inputs.v.shape[-1] * (entries + tile.heads * cut.block_k)
-    used = 2 * size * fetched + entries * 4 * (2 * cut.block_k + 4 * LANES)
-    if inputs.taps is not None:
-        used += 2 * size * inputs.taps[: tile.heads].size
-    return used + size * entries * cut.keys <= 0.9 * vmem
-
-
 def _attention(tile: Tile, run: Run, inputs: Inputs) -> jax.Array:
-    return _attend_forward(tile, run, inputs)[0]
+    return attend_forward(tile, run, inputs)[0]
 
 
-def _attend_forward(tile: Tile, run: Run, inputs: Inputs):
+def attend_forward(tile: Tile, run: Run, inputs: Inputs):
+    """Output (B, N, I, H), and what `attend_backward` takes."""
     out_BNIH, lse = forward(
         tile,
         inputs._replace(later=None),
@@ -248,7 +326,7 @@ def _attend_forward(tile: Tile, run: Run, inputs: Inputs):
     return out_BNIH, (inputs, lse)
 
 
-def _attend_backward(tile: Tile, run: Run, saved, out_bar_BNIH):
+def attend_backward(tile: Tile, run: Run, saved, out_bar_BNIH):
     inputs, lse = saved
     grads = backward(
         tile, inputs, lse, out_bar_BNIH, vmem=run.vmem, interpret=run.interpret
@@ -257,4 +335,4 @@ def _attend_backward(tile: Tile, run: Run, saved, out_bar_BNIH):
 
 
 _attend = jax.custom_vjp(_attention, nondiff_argnums=(0, 1))
-_attend.defvjp(_attend_forward, _attend_backward)
+_attend.defvjp(attend_forward, attend_backward)

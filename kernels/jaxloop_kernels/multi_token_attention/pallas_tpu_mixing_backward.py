@@ -16,6 +16,7 @@ taken where row and key both are the tile's own.
 """
 
 from functools import partial
+from math import log
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -27,6 +28,7 @@ from jaxloop_kernels.multi_token_attention.pallas_tpu_mixing_gradients import (
     add_delta,
     convolved,
     probabilities,
+    through_band,
     through_late_mix,
     through_scores,
     through_softmax,
@@ -49,6 +51,7 @@ from jaxloop_kernels.multi_token_attention.pallas_tpu_mixing_tile import (
     each,
     each_rows,
     masks,
+    meets_band,
     score_tile,
     specs,
 )
@@ -125,10 +128,10 @@ def backward(
     saved = saved._replace(delta=_shared(tile, delta))
     queries, keys = call("queries", saved), call("keys", saved)
 
-    def of_all(x, like):
-        return (
-            None if x is None else x.sum(axis=0).reshape(like.shape).astype(like.dtype)
-        )
+    def of_all(x, like, factor=1.0):
+        if x is not None:
+            x = factor * x.sum(axis=0).reshape(like.shape)
+            return x.astype(like.dtype)
 
     def padded(x):
         return jnp.pad(x, ((0, 0), (0, 0), (0, full.k.shape[2] - J), (0, 0)))
@@ -138,7 +141,7 @@ def backward(
         k=padded(keys.k),
         v=padded(keys.v),
         band=queries.band,
-        pre_mix=of_all(keys.pre_mix, inputs.pre_mix),
+        pre_mix=of_all(keys.pre_mix, inputs.pre_mix, log(2)),
         taps=of_all(keys.taps, inputs.taps),
         post_mix=of_all(keys.post_mix, inputs.post_mix),
     )
@@ -221,7 +224,11 @@ def _outputs(tile: Tile, inputs: Inputs, saved: Saved, name: Pass):
         groups = inputs.q.shape[1] // tile.heads
         block = (x.shape[0] // groups, *x.shape[1:])
         shape = jax.ShapeDtypeStruct((B, groups, *block), jnp.float32)
-        spec = pl.BlockSpec((1, 1, *block), lambda b, g, *_: (b, g, 0, 0, 0))
+        spec = pl.BlockSpec(
+            (1, 1, *block),
+            lambda b, g, *_: (b, g, 0, 0, 0),
+            pipeline_mode=pl.Buffered(1),
+        )
         return shape, spec
 
     if name == "delta":
@@ -294,7 +301,7 @@ def _kernel(tile, name: Pass, qs, ks, _, edges, inputs, saved, grads, scratch):
             ref[...] = jnp.zeros_like(ref)
 
     masks(tile, inputs, q, k, scratch.seen, scratch.near)
-    score_tile(tile, inputs, scratch.near, scratch.score)
+    score_tile(tile, inputs, scratch.near, scratch.score, q, k)
     each_rows(tile, partial(probabilities, tile, inputs, saved, scratch))
     each(tile, tile.heads, partial(through_values, tile, inputs, saved, scratch))
     if not tile.mix_first:
@@ -308,13 +315,20 @@ def _kernel(tile, name: Pass, qs, ks, _, edges, inputs, saved, grads, scratch):
         step = partial(through_softmax, tile, inputs, saved, grads, scratch)
         each_rows(tile, step)
         each(tile, tile.heads, partial(through_scores, tile, inputs, scratch))
+    if scratch.band is not None:
+
+        @pl.when(meets_band(tile, q, k))
+        def band():
+            each(tile, tile.heads, partial(through_band, tile, scratch))
 
     @pl.when(edge >= LAST)
     def finish():
         if name == "delta":
             write_delta(tile, scratch, grads.delta)
             return
+        # Scores are in bits, of which a nat has log2(e).
+        factors = {"q": tile.scale * log(2), "k": tile.scale * log(2), "band": log(2)}
         for key, ref in sums.items():
-            factor = tile.scale if key in ("q", "k") else 1.0
+            factor = factors.get(key, 1.0)
             out = getattr(grads, key)
             out[0] = (ref[...] * factor).astype(out.dtype)

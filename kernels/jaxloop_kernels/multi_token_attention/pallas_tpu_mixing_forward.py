@@ -19,6 +19,7 @@ from jaxloop_kernels.multi_token_attention.pallas_tpu_mixing_layout import (
     LANES,
     LAST,
     by_rows,
+    joint_taps,
 )
 from jaxloop_kernels.multi_token_attention.pallas_tpu_mixing_tile import (
     NEVER,
@@ -30,7 +31,6 @@ from jaxloop_kernels.multi_token_attention.pallas_tpu_mixing_tile import (
     dot,
     each,
     each_rows,
-    joint_taps,
     kv_head,
     masked_scores,
     masks,
@@ -55,7 +55,7 @@ class Scratch(NamedTuple):
     top: Any
     """By rows, a lane for itself: largest score, after the first sweep log-sum-exp."""
     sum: Any
-    """The same of exp(score - top)."""
+    """The same of 2**(score - top)."""
     out: Any
     """(M, rows, H) float32."""
     prob: Any
@@ -136,19 +136,21 @@ def _kernel(tile: Tile, qs, ks, sweeps, edges, inputs, out_ref, lse_ref, scratch
     @pl.when(sweep == 0)
     def first_sweep():
         masks(tile, inputs, q, k, scratch.seen, scratch.near)
-        score_tile(tile, inputs, scratch.near, scratch.tile)
-        each_rows(tile, partial(_add_sums, tile, inputs, scratch, k), 2)
+        score_tile(tile, inputs, scratch.near, scratch.tile, q, k)
+        each_rows(tile, partial(_add_sums, tile, inputs, scratch, k), 4)
 
     @pl.when((sweep == 0) & (edge >= LAST))
     def sums():
-        each(tile, tile.mixed_shape[0], partial(_log_sum_exp, tile, scratch, lse_ref))
+        each(
+            tile, tile.mixed_shape[0], partial(_log_sum_exp, tile, scratch, lse_ref), 4
+        )
 
     @pl.when(sweep == 1)
     def second_sweep():
         masks(tile, inputs, q, k, scratch.seen, scratch.near)
         if scratch.kept is None:
-            score_tile(tile, inputs, scratch.near, scratch.tile)
-        each_rows(tile, partial(_probabilities, tile, inputs, scratch, k), 2)
+            score_tile(tile, inputs, scratch.near, scratch.tile, q, k)
+        each_rows(tile, partial(_probabilities, tile, inputs, scratch, k), 4)
         _values(tile, inputs, scratch)
 
     @pl.when((sweep == 1) & (edge >= LAST))
@@ -159,47 +161,42 @@ def _kernel(tile: Tile, qs, ks, sweeps, edges, inputs, out_ref, lse_ref, scratch
 def _add_sums(tile: Tile, inputs, scratch, k, at, _):
     score = masked_scores(tile, inputs, scratch.tile, scratch.seen, at)
     if scratch.kept is not None:
-        scratch.kept[k, at] = score
-    columns = [
-        score[:, w * LANES : (w + 1) * LANES].astype(jnp.float32)
-        for w in range(tile.cut.windows)
-    ]
+        scratch.kept[k, at] = score.astype(tile.dtype)
+    columns = [score[:, w * LANES : (w + 1) * LANES] for w in range(tile.cut.windows)]
     old = top = scratch.top[at]
     for column in columns:
         top = jnp.maximum(top, column)
-    total = scratch.sum[at] * jnp.exp(old - top)
+    total = scratch.sum[at] * jnp.exp2(old - top)
     for column in columns:
-        total += jnp.exp(column - top)
+        total += jnp.exp2(column - top)
     scratch.top[at], scratch.sum[at] = top, total
 
 
 def _log_sum_exp(tile: Tile, scratch, lse_ref, at):
     """Over the lanes that are not foreign; a row that sees nothing gets -NEVER."""
-    top, total = scratch.top[at], scratch.sum[at]
-    lane = jax.lax.broadcasted_iota(jnp.int32, top.shape, 1)
+    # Lanes down: sums over them are sums of whole registers.
+    top, total = scratch.top[at].T, scratch.sum[at].T
+    lane = jax.lax.broadcasted_iota(jnp.int32, top.shape, 0)
     reach = tile.cut.reach
     top = jnp.where((lane >= reach) & (lane < LANES - reach), top, NEVER)
-    largest = top.max(axis=1, keepdims=True)
-    total = jnp.sum(
-        jnp.where(top > NEVER, total * jnp.exp(top - largest), 0.0),
-        axis=1,
-        keepdims=True,
-    )
-    lse = jnp.where(largest > NEVER, largest + jnp.log(total), -NEVER)
-    lse = jnp.broadcast_to(lse, top.shape)
-    scratch.top[at] = lse
-    lse_ref[0, 0, 0, pl.ds(at, 1)] = lse.T[:1]
+    largest = top.max(axis=0, keepdims=True)
+    total = jnp.where(top > NEVER, total * jnp.exp2(top - largest), 0.0)
+    total = total.sum(axis=0, keepdims=True)
+    lse = jnp.where(largest > NEVER, largest + jnp.log2(total), -NEVER)
+    lse_ref[0, 0, 0, pl.ds(at, 1)] = lse
+    scratch.top[at] = jnp.broadcast_to(lse, top.shape).T
 
 
 def _probabilities(tile: Tile, inputs, scratch, k, at, phase):
     if scratch.kept is None:
         score = masked_scores(tile, inputs, scratch.tile, scratch.seen, at)
+        score = score.astype(tile.dtype)
     else:
         score = scratch.kept[k, at]
     lse = scratch.top[at]
     prob = jnp.concatenate(
         [
-            jnp.exp(score[:, w * LANES : (w + 1) * LANES].astype(jnp.float32) - lse)
+            jnp.exp2(score[:, w * LANES : (w + 1) * LANES].astype(jnp.float32) - lse)
             for w in range(tile.cut.windows)
         ],
         axis=1,
@@ -215,9 +212,9 @@ def _probabilities(tile: Tile, inputs, scratch, k, at, phase):
 def _values(tile: Tile, inputs, scratch):
     """Steps 6 to 8 of a tile, added to the output."""
     if inputs.taps is not None:
-        each(tile, tile.heads, partial(_convolve_head, tile, inputs, scratch), 2)
+        each(tile, tile.heads, partial(_convolve_head, tile, inputs, scratch), 4)
         if not tile.mix_first:
-            each_rows(tile, partial(_mix_rows, tile, inputs, scratch), 4)
+            each_rows(tile, partial(_mix_rows, tile, inputs, scratch), 8)
 
     def head(m):
         value = inputs.v[0, kv_head(tile, inputs.v, m)]
@@ -228,12 +225,10 @@ def _values(tile: Tile, inputs, scratch):
 
 
 def _convolve_head(tile: Tile, inputs, scratch, m):
-    for w in range(tile.cut.windows):
-        parts = convolved(tile, inputs, scratch.prob, m, w)
-        for phase, prob in enumerate(parts):
-            rows = phase_rows_of(tile, phase)
-            prob = jnp.where(scratch.seen[w, rows] > 0, prob, 0.0)
-            scratch.tile[m, w, rows] = prob.astype(scratch.tile.dtype)
+    for phase, prob in enumerate(convolved(tile, inputs, scratch.prob, m)):
+        rows = phase_rows_of(tile, phase)
+        prob = prob * scratch.seen[:, rows]
+        scratch.tile[m, :, rows] = prob.astype(scratch.tile.dtype)
 
 
 def _mix_rows(tile: Tile, inputs, scratch, at, _):

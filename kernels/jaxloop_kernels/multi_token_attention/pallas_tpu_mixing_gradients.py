@@ -46,7 +46,10 @@ def _across(tile: Tile, x):
 def probabilities(tile, inputs, saved, scratch, at, phase):
     score = masked_scores(tile, inputs, scratch.score, scratch.seen, at)
     lse = _across(tile, _lanes(saved.lse, at))
-    prob = jnp.exp(score.astype(jnp.float32) - lse)
+    score = score.astype(tile.dtype).astype(
+        jnp.float32
+    )  # as the forward kernel keeps it
+    prob = jnp.exp2(score - lse)
     scratch.prob[at] = prob.astype(tile.dtype)
     if scratch.after is None:
         return
@@ -75,12 +78,10 @@ def through_values(tile, inputs, saved, scratch, m):
 
 def convolved(tile, inputs, scratch, m):
     """Step 6 once more: what is mixed, or multiplies the values."""
-    for w in range(tile.cut.windows):
-        for phase in range(tile.cut.phases):
-            rows = phase_rows_of(tile, phase)
-            prob = convolve(tile, inputs, scratch.before, m, w, phase)
-            prob = jnp.where(scratch.seen[w, rows] > 0, prob, 0.0)
-            scratch.after[m, w, rows] = prob.astype(scratch.after.dtype)
+    for phase in range(tile.cut.phases):
+        rows = phase_rows_of(tile, phase)
+        prob = convolve(tile, inputs, scratch.before, m, phase) * scratch.seen[:, rows]
+        scratch.after[m, :, rows] = prob.astype(scratch.after.dtype)
 
 
 def through_late_mix(tile, inputs, grads, scratch, at, phase):
@@ -112,16 +113,16 @@ def through_taps(tile, inputs, saved, grads, scratch, m):
         scratch.v[kv] += dot(prob, saved.out_bar[0, m], (0, 0))
     if scratch.bar is None:
         return
-    for w in range(tile.cut.windows):
-        for phase in range(tile.cut.phases):
-            if scratch.before is not None:
-                x = lagged_rows(tile, inputs, scratch.before, m, w, phase)
-                start = phase * (tile.phase_rows + PAD)
-                bar = scratch.bar[m, w, start : start + tile.phase_rows]
-                grads.taps[0, 0, m] += dot(x, bar.astype(tile.dtype), (0, 0))
-            bar = convolve_back(tile, inputs, saved.taps_back, scratch.bar, m, w, phase)
-            rows = phase_rows_of(tile, phase)
-            scratch.grad[m, w, rows] = bar.astype(scratch.grad.dtype)
+    for phase in range(tile.cut.phases):
+        if scratch.before is not None:
+            x = lagged_rows(tile, inputs, scratch.before, m, phase)
+            start = phase * (tile.phase_rows + PAD)
+            bar = scratch.bar[m, :, start : start + tile.phase_rows]
+            bar = bar.reshape(-1, LANES).astype(tile.dtype)
+            grads.taps[0, 0, m] += dot(x, bar, (0, 0))
+        bar = convolve_back(tile, inputs, saved.taps_back, scratch.bar, m, phase)
+        rows = phase_rows_of(tile, phase)
+        scratch.grad[m, :, rows] = bar.astype(scratch.grad.dtype)
 
 
 def _prob_bar(tile, inputs, scratch, at):
@@ -162,14 +163,17 @@ def through_softmax(tile, inputs, saved, grads, scratch, at, phase):
 
 
 def through_scores(tile, inputs, scratch, m):
-    """Step 3, widened, backward."""
+    """The products of step 3, widened, backward."""
     bar = wide(scratch.score.at[m]).astype(tile.dtype)
     kv = kv_head(tile, inputs.k, m)
     if scratch.q is not None:
         scratch.q[m] += dot(bar, inputs.k[0, kv])
     if scratch.k is not None:
         scratch.k[kv] += dot(bar, inputs.q[0, m], (0, 0))
-    if scratch.band is not None:
-        for w in range(tile.cut.windows):
-            part = scratch.score[m, w].astype(jnp.float32)
-            scratch.band[m] -= part * scratch.near[w]
+
+
+def through_band(tile, scratch, m):
+    """What step 3 subtracts near the diagonal, backward."""
+    for w in range(tile.cut.windows):
+        part = scratch.score[m, w].astype(jnp.float32)
+        scratch.band[m] -= part * scratch.near[w]

@@ -200,3 +200,31 @@ def tap_matrices(kernel_NAC: jax.Array) -> jax.Array:
         one_hot_CLL,
         precision=jax.lax.Precision.HIGHEST,
     )
+
+
+def joint_rows(cut: Cut) -> list[tuple[int, int]]:
+    """(phase, shift) of all rows that a row of either phase takes part of."""
+    pairs = [(phase, lag) for phase in (0, 1) for lag in range(cut.lags + 1)]
+    sources = [(phase, lag, (phase - lag) % 2) for phase, lag in pairs]
+    return sorted({(s, (lag - phase + s) // 2) for phase, lag, s in sources})
+
+
+def joint_taps(cut: Cut, taps: jax.Array) -> jax.Array:
+    """(N, parts 128, 256) of (N, A 128, 128): columns of even rows, then of odd ones.
+
+    For a matrix unit that is 256 wide: it has the columns anyway, and both phases share
+    most of the rows that they take.
+    """
+    N, A = taps.shape[0], cut.lags + 1
+    squares = taps.reshape(N, A, LANES, LANES)
+    zero = jnp.zeros((N, LANES, LANES), taps.dtype)
+
+    def block(source, shift, phase):
+        lag = 2 * shift + phase - source
+        return squares[:, A - 1 - lag] if 0 <= lag < A else zero
+
+    rows = [
+        jnp.concatenate([block(*part, phase) for phase in (0, 1)], axis=2)
+        for part in joint_rows(cut)
+    ]
+    return jnp.concatenate(rows, axis=1)

@@ -15,7 +15,11 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
 
-from jaxloop_kernels.multi_token_attention.pallas_tpu_mixing_layout import LANES, Cut
+from jaxloop_kernels.multi_token_attention.pallas_tpu_mixing_layout import (
+    LANES,
+    Cut,
+    joint_rows,
+)
 
 NEVER = -(2.0**100)
 """Score of what is not visible; the same number in bfloat16."""
@@ -33,6 +37,7 @@ class Tile(NamedTuple):
     heads: int
     mix_rows: int
     scale: float
+    """Of the products of queries and keys; scores are in bits, for 2**score."""
     mix_first: bool
     band: int
     """Diagonals from which the band is subtracted."""
@@ -155,6 +160,13 @@ def ahead(tile: Tile, q, k, window: int):
     return jnp.where(key >= 0, row - key, -1)
 
 
+def meets_band(tile: Tile, q, k):
+    """Whether the band crosses the tile."""
+    cut = tile.cut
+    last = (k * cut.windows + cut.windows - 1) * cut.own_window - cut.reach + LANES - 1
+    return q * cut.own_q - cut.lags - last < tile.band
+
+
 def clear_padding(tile: Tile, ref, *, below: bool = False):
     """Rows above a block, or below it, are zero."""
     for phase in range(tile.cut.phases):
@@ -172,19 +184,28 @@ def visible(tile: Tile, inputs: Inputs, q, k, window: int):
     return seen
 
 
-def score_tile(tile: Tile, inputs: Inputs, near_ref, score_ref):
-    """By head, the convolved scores of step 3. near_ref: (rows, block_k) {0, 1}."""
+def score_tile(tile: Tile, inputs: Inputs, near_ref, score_ref, q, k):
+    """By head, the convolved scores of step 3."""
 
     def head(m):
         key = inputs.k[0, kv_head(tile, inputs.k, m)]
-        score = dot(inputs.q[0, m], key, (1, 1)) * tile.scale
+        score = dot(inputs.q[0, m], key, (1, 1))
+        if tile.scale != 1.0:
+            score = score * tile.scale
         for w in range(tile.cut.windows):
             part = score[:, w * LANES : (w + 1) * LANES]
-            if inputs.band is not None:
-                part = part - inputs.band[0, m] * near_ref[w]
             score_ref[m, w] = part.astype(score_ref.dtype)
 
-    each(tile, tile.heads, head, 2)
+    def correct(m):
+        for w in range(tile.cut.windows):
+            score_ref[m, w] -= (inputs.band[0, m] * near_ref[w]).astype(score_ref.dtype)
+
+    each(tile, tile.heads, head, 4)
+    if inputs.band is not None:
+
+        @pl.when(meets_band(tile, q, k))
+        def _():
+            each(tile, tile.heads, correct)
 
 
 def by_rows_view(tile: Tile, ref, rows):
@@ -212,11 +233,11 @@ def mix(tile: Tile, matrix_ref, x, side: int = 1):
 
 
 def masked_scores(tile: Tile, inputs: Inputs, tile_ref, seen_ref, at):
-    """(M R, block_k) after step 5's mask, rounded to the operands' dtype."""
+    """(M R, block_k) float32 after step 5's mask."""
     rows = rows_of(tile, at)
     score = mix(tile, inputs.pre_mix, by_rows_view(tile, tile_ref, rows))
     seen = all_heads(tile, wide(seen_ref, rows))
-    return jnp.where(seen > 0, score, NEVER).astype(tile.dtype)
+    return jnp.where(seen > 0, score, NEVER)
 
 
 def all_heads(tile: Tile, x):
@@ -225,84 +246,65 @@ def all_heads(tile: Tile, x):
     return x.reshape(tile.heads * tile.mix_rows, x.shape[-1])
 
 
-def lagged_rows(tile: Tile, inputs: Inputs, ref, m, window: int, phase: int):
-    """(rows of a phase, A 128): the rows of all lags, largest first, side by side."""
+def lagged_rows(tile: Tile, inputs: Inputs, ref, m, phase: int):
+    """(w rows of a phase, A 128): the rows of all lags, largest first, side by side."""
     cut, parts = tile.cut, []
     for lag in range(cut.lags, -1, -1):
         source = (phase - lag) % cut.phases
         shift = (lag - phase + source) // cut.phases
         start = source * (tile.phase_rows + PAD) + PAD - shift
-        part = ref[m, window, start : start + tile.phase_rows]
+        part = ref[m, :, start : start + tile.phase_rows]
         if inputs.earlier is not None and lag:
             same = inputs.earlier[0, phase_rows_of(tile, phase)] >= lag
             part = jnp.where(same, part, 0.0)
         parts.append(part.astype(tile.dtype))
-    return jnp.concatenate(parts, axis=1)
+    return _rows_of_all_windows(parts)
 
 
-def convolve(tile: Tile, inputs: Inputs, padded_ref, m, window: int, phase: int):
-    """Step 6 for the rows of one phase of a head and a window, float32.
+def _rows_of_all_windows(parts):
+    """(w rows, parts 128) of parts (w, rows, 128): one product takes up its matrix once
+    for all windows."""
+    x = jnp.concatenate(parts, axis=2)
+    return x.reshape(-1, x.shape[2])
+
+
+def convolve(tile: Tile, inputs: Inputs, padded_ref, m, phase: int):
+    """Step 6 for the rows of one phase of a head: (w, rows, 128) float32.
 
     One product with the taps' matrices sums the lags.
     """
-    rows = lagged_rows(tile, inputs, padded_ref, m, window, phase)
-    return dot(rows, inputs.taps[m])
+    rows = lagged_rows(tile, inputs, padded_ref, m, phase)
+    return dot(rows, inputs.taps[m]).reshape(-1, tile.phase_rows, LANES)
 
 
-def convolved(tile: Tile, inputs: Inputs, padded_ref, m, window: int) -> list:
+def convolved(tile: Tile, inputs: Inputs, padded_ref, m) -> list:
     """`convolve` of each phase."""
     if not tile.joint:
         phases = range(tile.cut.phases)
-        return [convolve(tile, inputs, padded_ref, m, window, p) for p in phases]
+        return [convolve(tile, inputs, padded_ref, m, p) for p in phases]
     parts = []
     for source, shift in joint_rows(tile.cut):
         start = source * (tile.phase_rows + PAD) + PAD - shift
-        part = padded_ref[m, window, start : start + tile.phase_rows]
+        part = padded_ref[m, :, start : start + tile.phase_rows]
         parts.append(part.astype(tile.dtype))
-    both = dot(jnp.concatenate(parts, axis=1), inputs.taps[m])
-    return [both[:, :LANES], both[:, LANES:]]
+    both = dot(_rows_of_all_windows(parts), inputs.taps[m])
+    halves = both[:, :LANES], both[:, LANES:]
+    return [half.reshape(-1, tile.phase_rows, LANES) for half in halves]
 
 
-def joint_rows(cut: Cut) -> list[tuple[int, int]]:
-    """(phase, shift) of all rows that a row of either phase takes part of."""
-    pairs = [(phase, lag) for phase in (0, 1) for lag in range(cut.lags + 1)]
-    sources = [(phase, lag, (phase - lag) % 2) for phase, lag in pairs]
-    return sorted({(s, (lag - phase + s) // 2) for phase, lag, s in sources})
-
-
-def joint_taps(cut: Cut, taps: jnp.ndarray) -> jnp.ndarray:
-    """(N, parts 128, 256) of (N, A 128, 128): columns of even rows, then of odd ones.
-
-    For a matrix unit that is 256 wide: it has the columns anyway, and both phases share
-    most of the rows that they take.
-    """
-    N, A = taps.shape[0], cut.lags + 1
-    squares = taps.reshape(N, A, LANES, LANES)
-    zero = jnp.zeros((N, LANES, LANES), taps.dtype)
-
-    def block(source, shift, phase):
-        lag = 2 * shift + phase - source
-        return squares[:, A - 1 - lag] if 0 <= lag < A else zero
-
-    rows = [
-        jnp.concatenate([block(*part, phase) for phase in (0, 1)], axis=2)
-        for part in joint_rows(cut)
-    ]
-    return jnp.concatenate(rows, axis=1)
-
-
-def convolve_back(tile: Tile, inputs: Inputs, taps_back, ref, m, window, phase: int):
+def convolve_back(tile: Tile, inputs: Inputs, taps_back, ref, m, phase: int):
     """`convolve` transposed: from later rows, in a tile that is padded below."""
     cut, parts = tile.cut, []
     for lag in range(cut.lags, -1, -1):
         target = (phase + lag) % cut.phases
         start = target * (tile.phase_rows + PAD) + (phase + lag) // cut.phases
-        part = ref[m, window, start : start + tile.phase_rows]
+        part = ref[m, :, start : start + tile.phase_rows]
         if inputs.later is not None and lag:
             same = inputs.later[0, phase_rows_of(tile, phase)] >= lag
             part = jnp.where(same, part, 0.0)
         parts.append(part.astype(tile.dtype))
-    return dot(jnp.concatenate(parts, axis=1), taps_back[m])
+    bar = dot(_rows_of_all_windows(parts), taps_back[m])
+    return bar.reshape(-1, tile.phase_rows, LANES)
 
 
 def phase_rows_of(tile: Tile, phase: int) -> slice:
@@ -379,7 +381,9 @@ def specs(tile: Tile, inputs: Inputs, sweeps: Sweeps = "one") -> Inputs:
             return pl.BlockSpec(
                 (1, 1, cut.block_k), lambda b, g, s, q, k, *_: (b, 0, k[s])
             )
-        return pl.BlockSpec((x.shape[0] // groups, *x.shape[1:]), of_group)
+        one = pl.Buffered(1)  # it seldom changes
+        shape = (x.shape[0] // groups, *x.shape[1:])
+        return pl.BlockSpec(shape, of_group, pipeline_mode=one)
 
     named = inputs._asdict().items()
     return Inputs(**{n: None if x is None else spec(n, x) for n, x in named})

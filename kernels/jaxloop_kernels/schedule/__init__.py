@@ -11,17 +11,16 @@ does. `bundles` reads that, `steps` finds how often a kernel's conditional parts
 """
 
 from jaxloop_kernels.schedule.compiler import (
-    CORES,
     TOPOLOGIES,
     VMEM,
     compile_for,
     has_libtpu,
     prepare,
+    tracing_for,
 )
 from jaxloop_kernels.schedule.cost import Cost, Kernel, Part, UnknownCount, measure
 
 __all__ = [
-    "CORES",
     "TOPOLOGIES",
     "VMEM",
     "Cost",
@@ -32,4 +31,5 @@ __all__ = [
     "has_libtpu",
     "measure",
     "prepare",
+    "tracing_for",
 ]

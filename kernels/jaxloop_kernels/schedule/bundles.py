@@ -1,12 +1,16 @@
 """Reads the final bundles of one compiled program out of libtpu's dump.
 
 A bundle is what a TensorCore issues in one cycle: up to so many operations of each kind
-(a slot each). The dump prints one a line, marks loops by the depth of `>`, names the
-region that a branch skips, and prints beside each loop's branch the test that ends it:
+(a slot each). The dump prints one a line, names the region that a branch skips or goes
+back to, and prints in each loop the test that ends it:
 
+    0x1d LB: > { ... } /* Start region 542 */
     0x2e   : > { ... sbr.rel (%p448_p7) target = $region36 }
     0x502 PF: > { ... } /* Start/End empty region 36 */
     0x508  : > { ... scmp.ge.s32.totalorder %s35_s26, 130 /* loop exit test */ }
+    0x50a  : > { ... sbr.rel (!%p35_p12) target = $region542 }
+
+The marks `>` of depth are no help: loops may follow one another without a gap.
 
 Nothing of this is documented by its makers: what does not look as expected raises.
 """
@@ -15,14 +19,16 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-_BUNDLE = re.compile(r"^\s*(?:0x[0-9a-f]+|0)\s+(?:[A-Z]{2})?\s*:\s*([> ]*)\{")
-_EXIT = re.compile(r"scmp\.ge\.s32\.totalorder \S+, (\d+) /\* loop exit test \*/")
-_SKIP = re.compile(r"sbr\.rel \(\S+\) target = \$region(\d+)")
+_BUNDLE = re.compile(r"^\s*(?:0x[0-9a-f]+|0)\s+(?:[A-Z]{2})?\s*:[> ]*\{")
+_HEAD = re.compile(r"^\s*\S+\s+LB:")
+_EXIT = re.compile(r"scmp\.ge\.s32\.totalorder \S+, (\d+) /\* [^*]*\bloop exit test\b")
+_BRANCH = re.compile(r"sbr\.rel \([^)]*\) target = \$region(\d+)")
+_START = re.compile(r"Start region (\d+)\b")
 _TARGET = re.compile(r"empty region (\d+)\b")
 _VMEM = re.compile(r"space=vmem, size = (0x[0-9a-f]+)")
 
-POLL = 4
-"""A loop of no more bundles waits for something: no count is looked for."""
+DELAY = 4
+"""Bundles after a branch that run before it is taken."""
 
 
 class Span(NamedTuple):
@@ -103,50 +109,50 @@ def parse(name: str, bundles: str, usage: str, memory: str = "") -> Program:
     )
 
 
-def _rows(text: str) -> list[tuple[int, str]]:
-    """(loop depth, text) of each bundle; one may take several lines."""
-    rows: list[tuple[int, str]] = []
+def _rows(text: str) -> list[str]:
+    """The text of each bundle, which may take several lines."""
+    rows: list[str] = []
     for line in text.splitlines():
-        match = _BUNDLE.match(line)
-        if match is None:
-            if rows:
-                rows[-1] = (rows[-1][0], rows[-1][1] + line)
-            continue
-        depth = match.group(1).count(">")
-        if line[match.end() :].startswith("}") and rows:  # a branch's delay: no marks
-            depth = rows[-1][0]
-        rows.append((depth, line))
+        if _BUNDLE.match(line):
+            rows.append(line)
+        elif rows:
+            rows[-1] += line
     return rows
 
 
 def _loops(rows) -> tuple[Loop, ...]:
-    loops: list[Loop] = []
-    stack: list[Loop] = []
-
-    def close(last: int):
-        loop = stack.pop()
-        span = Span(loop.span.first, last)
-        trips = 1 if loop.trips is None and span.bundles <= POLL else loop.trips
-        loops.append(Loop(span, loop.depth, trips))
-
-    for at, (depth, text) in enumerate(rows):
-        while stack and depth < stack[-1].depth:
-            close(at)
-        if depth > (stack[-1].depth if stack else 0):
-            stack.append(Loop(Span(at, at), depth, None))
-        for trips in _EXIT.findall(text):
-            if stack:
-                stack[-1] = stack[-1]._replace(trips=int(trips))
-    while stack:
-        close(len(rows))
-    return tuple(sorted(loops, key=lambda loop: loop.span))
+    """A loop goes from the start of a region to the branch that goes back there, and to
+    the end of that branch's delay; its test is one that no loop inside it holds."""
+    starts: dict[str, int] = {}
+    spans = []
+    for at, text in enumerate(rows):
+        for region in _START.findall(text):
+            starts.setdefault(region, at)
+        for region in _BRANCH.findall(text):
+            if region in starts:
+                spans.append(Span(starts[region], min(at + 1 + DELAY, len(rows))))
+    heads = {at for at, text in enumerate(rows) if _HEAD.match(text)}
+    if heads != {span.first for span in spans}:
+        raise ValueError(f"loops begin at {sorted(heads)}; branches go back in {spans}")
+    loops = []
+    for span in sorted(spans):
+        inside = [other for other in spans if other != span and span.holds(other)]
+        tests = [
+            int(trips)
+            for at in range(*span)
+            if not any(first <= at < last for first, last in inside)
+            for trips in _EXIT.findall(rows[at])
+        ]
+        depth = sum(other.holds(span) for other in spans)
+        loops.append(Loop(span, depth, tests[-1] if tests else None))
+    return tuple(loops)
 
 
 def _regions(rows) -> tuple[Span, ...]:
-    ends = {n: at for at, (_, text) in enumerate(rows) for n in _TARGET.findall(text)}
+    ends = {n: at for at, text in enumerate(rows) for n in _TARGET.findall(text)}
     regions = []
-    for at, (_, text) in enumerate(rows):
-        for n in _SKIP.findall(text):
+    for at, text in enumerate(rows):
+        for n in _BRANCH.findall(text):
             if ends.get(n, 0) > at:
                 regions.append(Span(at + 1, ends[n]))
     return tuple(regions)

@@ -31,9 +31,6 @@ TOPOLOGIES = {
 VMEM = {"v4": 16, "v5e": 128, "v5p": 64, "v6e": 128, "tpu7x": 64}
 """MiB of vector memory of one core."""
 
-CORES = {"v4": 1, "v5e": 1, "v5p": 2, "v6e": 1, "tpu7x": 1}
-"""That one device has, in these topologies."""
-
 _ENVIRONMENT = {
     # There is no machine to ask for its kind and neighbours.
     "TPU_SKIP_MDS_QUERY": "1",
@@ -70,7 +67,7 @@ def has_libtpu() -> bool:
     """Whether libtpu can be loaded here."""
     prepare()
     try:
-        _topology(next(iter(TOPOLOGIES)))
+        topology(next(iter(TOPOLOGIES)))
     except Exception as error:  # jax has no narrower one for a missing library
         if "libtpu" not in str(error):
             raise
@@ -79,22 +76,32 @@ def has_libtpu() -> bool:
 
 
 @functools.cache
-def _topology(chip: str):
+def topology(chip: str):
     prepare()
     return topologies.get_topology_desc(platform="tpu", topology_name=TOPOLOGIES[chip])
+
+
+def _mesh(chip: str) -> Mesh:
+    return Mesh(np.array(topology(chip).devices[:1]), ("one",))
+
+
+def tracing_for(chip: str) -> contextlib.AbstractContextManager:
+    """Kernels that ask for the device they are traced for find one of that chip."""
+    return jax.sharding.use_abstract_mesh(_mesh(chip).abstract_mesh)
 
 
 def lower(chip: str, fn: Callable, *args) -> jax.stages.Lowered:
     """Traces `fn` for one device of that chip; args are ShapeDtypeStructs, or trees
     of them."""
-    device = np.array(_topology(chip).devices[:1])
-    sharding = NamedSharding(Mesh(device, ("one",)), PartitionSpec())
+    sharding = NamedSharding(_mesh(chip), PartitionSpec())
 
     def place(x):
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
 
     args = jax.tree.map(place, args)
-    return jax.jit(fn).trace(*args).lower(lowering_platforms=("tpu",))
+    with tracing_for(chip):
+        traced = jax.jit(fn).trace(*args)
+    return traced.lower(lowering_platforms=("tpu",))
 
 
 @contextlib.contextmanager
@@ -102,13 +109,14 @@ def _without_cache():
     """jax's persistent cache takes programs for absent devices and cannot read them
     back; and one that was read would leave no dump. jax looks at its setting only once:
     hence the resets."""
-    used = jax.config.jax_enable_compilation_cache
-    jax.config.update("jax_enable_compilation_cache", False)
+    name = "jax_enable_compilation_cache"
+    used = jax.config.values[name]
+    jax.config.update(name, False)
     compilation_cache.reset_cache()
     try:
         yield
     finally:
-        jax.config.update("jax_enable_compilation_cache", used)
+        jax.config.update(name, used)
         compilation_cache.reset_cache()
 
 

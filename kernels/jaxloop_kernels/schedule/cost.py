@@ -106,7 +106,8 @@ def measure(
     the compiler raises.
     """
     folder = compiler.prepare()
-    calls = steps.pallas_calls(fn, *args)
+    with compiler.tracing_for(chip):
+        calls = steps.pallas_calls(fn, *args)
     lowered = compiler.lower(chip, fn, *args)
     key = _key(chip, lowered.as_text(), repr((calls, shares)))
     stored = cache and cache / f"{key}.json"
