@@ -16,15 +16,16 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . launch/common.sh
 
 # Where the two lines of JAX can differ, once each: transforms and meshes, sampling,
-# checkpoints, and every kind of run from end to end, killed and resumed.
+# checkpoints.
 COVERING=(tests/models tests/sampling tests/training/test_step.py
-    tests/training/test_logprobs.py tests/loop/test_resume_rounds.py
-    tests/loop/test_resume_online.py tests/test_checkpoint.py tests/test_mesh.py)
+    tests/training/test_logprobs.py tests/test_checkpoint.py tests/test_mesh.py)
+# And under --full every kind of run from end to end, killed and resumed; many processes.
+FURTHER=(tests/loop/test_resume_rounds.py tests/loop/test_resume_online.py tests/distributed)
 
 marks="not full and not parity" comparing="parity and not full" parity="" hasty=1
 while [ $# -gt 0 ]; do
     case $1 in
-        --full) marks="not parity" comparing=parity hasty=0 ;;
+        --full) marks="not parity" comparing=parity hasty=0 COVERING+=("${FURTHER[@]}") ;;
         --parity) parity=yes ;;
         -h | --help)
             sed -n '2,11s/^# \{0,1\}//p' launch/test.sh

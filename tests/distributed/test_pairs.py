@@ -69,6 +69,7 @@ def test_a_pair_does_what_one_process_does(folder, pair, kind):
             assert close, (name, a["step"], value, b[name])
 
 
+@pytest.mark.full
 def test_a_pair_that_is_stopped_ends_with_the_same_bits(folder, pair):
     """SIGTERM to both saves the same step."""
     name, kind = "dpo-stopped", "dpo"
