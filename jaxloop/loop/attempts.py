@@ -91,12 +91,10 @@ class Attempt:
         if self._clock() - self._written >= EVERY:
             self._write()
 
-    def figures(self) -> dict[str, float]:
-        """`perf/goodput` and `perf/*_s`, of all attempts until now."""
+    def goodput(self) -> float:
+        """`Account.goodput` of all attempts until now."""
         self._enter(self._activity)
-        account = add_up([*self._earlier, self._record()])
-        seconds = {f"perf/{name}_s": s for name, s in account.seconds.items()}
-        return {"perf/goodput": account.goodput, **seconds}
+        return add_up([*self._earlier, self._record()]).goodput
 
     def _enter(self, activity: str) -> None:
         now = self._clock()

@@ -53,7 +53,6 @@ def _settings(config: Config, phase: str, devices: int) -> Iterator[tuple[str, s
         yield f"mesh.fsdp={devices}", "parameters and optimiser cut over all devices"
         yield "mesh.tensor=2", "each matrix cut in two; more communication"
     yield "model.param_dtype=bfloat16", "parameters in half of the bytes; coarser steps"
-    yield "model.remat=full", "the backward pass computes more again"
     if config.model.path:
         yield "model.path=SMALLER_MODEL", "there is nothing else left to reduce"
 

@@ -23,8 +23,9 @@ def test_runs_on_a_cpu(op, capsys):
     assert not any("Assertion" in row.why or "TypeError" in row.why for row in rows)
 
 
+@pytest.mark.parity
 def test_pytorchs_dense_form_is_the_same_op():
-    torch = pytest.importorskip("torch")
+    torch = pytest.importorskip("torch", reason="parity tests need torch")
     random = np.random.default_rng(0)
 
     def normal(*shape):

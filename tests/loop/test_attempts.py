@@ -55,7 +55,7 @@ def test_a_run_that_was_killed_once(tmp_path, clock):
     }
     assert account.attempts == 2
     assert account.goodput == pytest.approx(61 / 166)
-    assert second.figures()["perf/goodput"] == pytest.approx(61 / 166)
+    assert second.goodput() == pytest.approx(61 / 166)
     ends = [attempt["end"] for attempt in read_attempts(tmp_path)]
     assert ends == ["", "finished"]
 

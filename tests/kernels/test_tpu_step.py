@@ -24,9 +24,7 @@ ROWS, PROMPT, COLUMNS = 8, 256, 384
 @pytest.mark.parametrize(
     "axes", [(1, 4, 1), pytest.param((2, 1, 2), marks=pytest.mark.full)]
 )
-def test_a_step_on_four_chips(axes, monkeypatch):
-    if not compiler.has_libtpu():
-        pytest.skip("libtpu is not installed: pip install '.[test]' on Python 3.11")
+def test_a_step_on_four_chips(libtpu, axes, monkeypatch):
     # What picks an implementation looks at the platform that the process runs on.
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
     mesh = make_mesh(MeshShape(*axes), compiler.topology("v5e").devices)
