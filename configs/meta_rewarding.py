@@ -12,15 +12,15 @@ long answers. The paper saw judges saturate: watch `judge/mean`, `judge/tied_fra
         data.train=prompts.jsonl data.test=held_out.jsonl
     jaxloop run configs/meta_rewarding.py:actor ...   answers alone in all rounds
     jaxloop run configs/meta_rewarding.py:tiny        sums, on a CPU in minutes; also
-        tiny-actor
+        tiny-actor; tiny-length: length control in both rounds
 
 Rows are {prompt}.
 
 Expected: the paper took Llama-3-8B-Instruct from 22.9 to 39.4 % length-controlled win
 rate on AlpacaEval 2 in four rounds. Here no model of that size has been run. Tiny, from
-a judge that has seen little: accuracy goes from a third to near 90 % in two rounds,
-with judge pairs and without; in one run they took the verdicts on held-out problems
-from 76 to 79 %, and the next round took that back.
+a judge that has seen little: accuracy goes from a third to above 90 % in two rounds,
+with judge pairs and without; they move the judge by two points at most
+(docs/claims.md).
 
 Of the settings, known at second hand: 7 answers, 11 judgements, rho 0.32 to 0.4, rate,
 batches of 32, 5,000 prompts a round, four rounds. Recalled, not checked against the
@@ -39,23 +39,23 @@ from jaxloop.experiment import Config
 from jaxloop.loop.recipe import From, Rounds
 from jaxloop.prompts.judged_arithmetic import META_TEMPLATE, JudgedArithmetic
 from jaxloop.sampling.settings import Sampling
-from jaxloop.scoring import Judge, MetaJudged, Regex
-from jaxloop.scoring.judge import both_orders
+from jaxloop.scoring import Judge, MetaJudged, Regex, both_orders
 from jaxloop.selection import BestWorst, JudgePairs, Streams, TierLength
 from jaxloop.training.optimizer import Optimizer
 
+LENGTH = TierLength(rho=0.4)
 JUDGE = Judge(sampling=Sampling(n=11, temperature=0.8, max_new_tokens=512, rows=128))
 RECIPE = replace(
     self_rewarding.RECIPE,
     sampling=Sampling(n=7, temperature=0.8, top_p=0.95, max_new_tokens=1024, rows=128),
     scorer=MetaJudged(JUDGE),
-    selector=Streams((TierLength(rho=0.4), JudgePairs(longest=1100))),
+    selector=Streams((LENGTH, JudgePairs(longest=1100))),
     schedule=Rounds(4, prompts=5000, disjoint=True, batch_size=32, accumulation=4),
     optimizer=Optimizer(learning_rate=5e-6, schedule="cosine"),
     changes=(
         From(2, "selector.selectors.1.longest", 1000),
         From(3, "scorer", JUDGE),
-        From(3, "selector", TierLength(rho=0.4)),
+        From(3, "selector", LENGTH),
     ),
 )
 TINY_JUDGE = replace(quickstart.JUDGE, sampling=replace(quickstart.JUDGE.sampling, n=6))
@@ -80,15 +80,15 @@ RECIPES = {
     "actor": RECIPE.of_round(2),
     "tiny": TINY,
     "tiny-actor": TINY.of_round(2),
+    "tiny-length": replace(TINY, selector=Streams((LENGTH, JudgePairs())), changes=()),
 }
 
 
 def get_config(variant: str | None = None) -> Config:
     if variant not in RECIPES:
         raise unknown_variant(variant, [name for name in RECIPES if name])
-    base = self_rewarding.real()
-    if "tiny" in (variant or ""):
-        world = JudgedArithmetic(judgements=256, meta_judgements=1024)
-        base = replace(quickstart.get_config("self_rewarding"), data=world)
+    world = JudgedArithmetic(judgements=256, meta_judgements=1024)
+    tiny = replace(quickstart.get_config("self_rewarding"), data=world)
+    base = tiny if "tiny" in (variant or "") else self_rewarding.real()
     name = "-".join(["meta_rewarding", *filter(None, [variant])])
     return replace(base, name=name, recipe=RECIPES[variant])

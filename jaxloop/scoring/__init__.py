@@ -15,7 +15,7 @@ from jaxloop.scoring.combine import Shuffled, Sum
 from jaxloop.scoring.endpoint import Endpoint
 from jaxloop.scoring.first_vote import FirstVote
 from jaxloop.scoring.functions import Function
-from jaxloop.scoring.judge import Judge
+from jaxloop.scoring.judge import Judge, both_orders
 from jaxloop.scoring.judge_metrics import judge_metrics
 from jaxloop.scoring.label_match import LabelMatch, Said
 from jaxloop.scoring.likelihood import ImplicitReward, RewardHead
@@ -70,6 +70,7 @@ __all__ = [
     "WholeText",
     "WithPrevious",
     "YesNo",
+    "both_orders",
     "canonical",
     "check",
     "close",
