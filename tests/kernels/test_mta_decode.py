@@ -54,7 +54,7 @@ def full(q, k, v, mta, order="convolve_first", depth=1):
 class Sequences:
     """Caches and tails of a batch, and the tokens that go in."""
 
-    step = staticmethod(jax.jit(decode, static_argnames=("order", "depth")))
+    step = staticmethod(jax.jit(decode, static_argnames=("order", "depth", "block")))
 
     def __init__(self, mta: Mta, settings=SETTINGS):
         self.mta, self.settings = mta, settings
@@ -98,6 +98,25 @@ def test_token_by_token(parts):
     rows = Sequences(mta, settings)
     out = [rows.feed(*some(tokens, t, t + 1)) for t in range(T)]
     close(np.concatenate(out, axis=1), full(*tokens, mta, **settings))
+
+
+@pytest.mark.parametrize(
+    ("parts", "block"),
+    [("all", 3), ("all", 4), ("mix first", 5), ("pre", 3), ("post", 4), ("mixes", 5)],
+)
+def test_a_cache_in_blocks(parts, block):
+    """Of 16 slots, which the block divides or not. What is in slots that are not
+    reached is not even a number."""
+    tokens, mta = make_tokens(), make_mta(parts)
+    order = "mix_first" if parts == "mix first" else "convolve_first"
+    settings = SETTINGS | {"order": order}
+    rows = Sequences(mta, settings | {"block": block})
+    if block == 3:
+        rows.v_BKSH[:, :, 12:] = np.nan
+    out = [rows.feed(*some(tokens, *cut)) for cut in ((0, 5), (5, 6), (6, 11))]
+    close(np.concatenate(out, axis=1), full(*tokens, mta, **settings)[:, :11])
+    with pytest.raises(ValueError, match="block must be positive, got 0"):
+        Sequences(mta, settings | {"block": 0}).feed(*some(tokens, 0, 1))
 
 
 def test_tails_are_as_long_as_the_kernels_reach():
