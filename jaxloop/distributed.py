@@ -123,22 +123,20 @@ class Unlike(ConfigError):
     """The processes of a job were not started alike."""
 
 
-def same_everywhere(what: str, text: str) -> None:
-    """Unlike, in all processes, where `text` is not the same in all of them."""
+def same_everywhere(what: str, text: Callable[[], str], mend: str) -> None:
+    """Unlike, in all processes, where `text()` is not the same in all of them; `mend`
+    says what to do then."""
     if not many():
         return
     import hashlib
 
-    digest = hashlib.sha256(text.encode()).digest()
+    digest = hashlib.sha256(text().encode()).digest()
     mine = np.frombuffer(digest, np.uint8)
     all_N32 = multihost_utils.process_allgather(mine)
     other = np.flatnonzero((all_N32 != all_N32[0]).any(axis=1))
     if other.size:
         names = ", ".join(map(str, other.tolist()))
-        raise Unlike(
-            f"{what} of process {names} differs from that of process 0: all processes "
-            "of a job must have the same code, configuration and data"
-        )
+        raise Unlike(f"{what} of process {names} is not that of process 0: {mend}")
 
 
 # What jax, its collectives and its coordination service say when others are gone.

@@ -9,6 +9,8 @@
 #
 # Needs python3 >= 3.11 with venv; installs what tests need into .venv-test-* here.
 # JAXLOOP_PYTHON=COMMAND chooses the interpreter, JAXLOOP_TEST_WORKERS=2 the processes.
+# A call of pytest that takes longer than an hour (--full: four) fails;
+# JAXLOOP_TEST_MINUTES=N allows another time.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -23,12 +25,16 @@ COVERING=(tests/models tests/sampling tests/training/test_step.py
 FURTHER=(tests/loop/test_resume_rounds.py tests/loop/test_resume_online.py tests/distributed)
 
 marks="not full and not parity" comparing="parity and not full" parity="" hasty=1
+minutes=60
 while [ $# -gt 0 ]; do
     case $1 in
-        --full) marks="not parity" comparing=parity hasty=0 COVERING+=("${FURTHER[@]}") ;;
+        --full)
+            marks="not parity" comparing=parity hasty=0 minutes=240
+            COVERING+=("${FURTHER[@]}")
+            ;;
         --parity) parity=yes ;;
         -h | --help)
-            sed -n '2,11s/^# \{0,1\}//p' launch/test.sh
+            sed -n '2,13s/^# \{0,1\}//p' launch/test.sh
             exit 0
             ;;
         --)
@@ -39,6 +45,8 @@ while [ $# -gt 0 ]; do
     esac
     shift
 done
+
+minutes=${JAXLOOP_TEST_MINUTES:-$minutes}
 
 failed=()
 step() { # NAME COMMAND...: runs it, remembers if it failed
@@ -69,14 +77,21 @@ print(f"Python {sys.version.split()[0]}", *(f"{n} {version(n)}" for n in names),
 }
 
 run_pytest() { # VENV HASTY ARGS...: with HASTY, programs are compiled in less time
-    local venv=$1 hasty=$2
+    local venv=$1 hasty=$2 code=0
     shift 2
     # Many tests compile the same small programs.
     JAX_COMPILATION_CACHE_DIR=$PWD/$venv/compiled \
         JAX_DISABLE_MOST_OPTIMIZATIONS=$hasty \
         JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.3 \
         JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES=-1 \
-        "$venv/bin/python" -m pytest -n "${JAXLOOP_TEST_WORKERS:-2}" --dist loadfile "$@"
+        timeout --foreground --kill-after=60 "${minutes}m" \
+        "$venv/bin/python" -m pytest -n "${JAXLOOP_TEST_WORKERS:-2}" --dist loadfile "$@" \
+        || code=$?
+    case $code in
+        124 | 137) say "pytest was stopped after $minutes minutes: a test hangs (its stack is" \
+            "above), or the pool does after a worker crashed. JAXLOOP_TEST_MINUTES=N allows more" ;;
+    esac
+    return "$code"
 }
 
 venv_for() { # PYTHON [parity]: makes the venv if need be and prints its folder

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from jaxloop.cli.run import read_words
 from jaxloop.cli.supervisor import enter
+from jaxloop.exit_codes import DONE, PREEMPTED
 
 USAGE = """\
 jaxloop eval CONFIG.py[:VARIANT] [name=value ...]
@@ -25,10 +26,14 @@ def main(argv: Sequence[str]) -> int:
     config = read_words(argv, USAGE).config
 
     from jaxloop.distributed import is_first
+    from jaxloop.loop.interrupt import Preempted
     from jaxloop.loop.run import evaluate
 
-    with contextlib.redirect_stdout(sys.stderr):  # progress; JSON alone is for pipes
-        metrics = evaluate(config)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # progress; JSON is for pipes
+            metrics = evaluate(config)
+    except Preempted:
+        return PREEMPTED
     if is_first():
         print(json.dumps(metrics, indent=2))
-    return 0
+    return DONE

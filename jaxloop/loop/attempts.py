@@ -91,10 +91,10 @@ class Attempt:
         if self._clock() - self._written >= EVERY:
             self._write()
 
-    def goodput(self) -> float:
-        """`Account.goodput` of all attempts until now."""
+    def account(self) -> "Account":
+        """Of all attempts until now."""
         self._enter(self._activity)
-        return add_up([*self._earlier, self._record()]).goodput
+        return add_up([*self._earlier, self._record()])
 
     def _enter(self, activity: str) -> None:
         now = self._clock()
@@ -145,6 +145,12 @@ class Account(NamedTuple):
         """Productive share of the time, 0 of none."""
         total = sum(self.seconds.values())
         return self.seconds.get("productive", 0.0) / total if total else 0.0
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """As metrics: `perf/goodput`, and each of the seconds as `perf/NAME_s`."""
+        seconds = {f"perf/{name}_s": value for name, value in self.seconds.items()}
+        return {"perf/goodput": self.goodput} | seconds
 
 
 def add_up(attempts: list[dict]) -> Account:

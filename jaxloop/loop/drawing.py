@@ -34,7 +34,8 @@ def sample(
         if show:
             bench.progress.update(done + finished, tokens=tokens)
 
-    with jax.set_mesh(bench.mesh):
+    # A judge draws while the host would else be waited for.
+    with jax.set_mesh(bench.mesh), bench.attempt.spending("productive"):
         return (engine or bench.engine).sample(
             params,
             prompts,

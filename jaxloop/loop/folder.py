@@ -11,13 +11,14 @@ import platform
 import re
 import subprocess
 import sys
+import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
 from jaxloop.config import ConfigError, diff, format_diff, redact_argv, to_json
-from jaxloop.distributed import barrier, is_first, told
+from jaxloop.distributed import barrier, is_first, many, same_everywhere, told
 from jaxloop.records import from_json
 from jaxloop.records import to_json as record_to_json
 
@@ -164,16 +165,26 @@ class RunFolder:
         return notes
 
     def check_shared(self) -> None:
-        """ConfigError in a process that does not see what the first has written."""
+        """ConfigError, in all processes, where one does not see what the first writes:
+        a file with a new name, for what was there before each may have of its own."""
+        if not many():
+            return
+        mark = self.path / (told(lambda: uuid.uuid4().hex) + PARTIAL)
+        write_text(mark, "")
         barrier()
-        if not (self.path / "config.json").exists():
-            raise ConfigError(
-                f"{self.path} is a folder of this host alone, but the job has "
-                f"processes on others: give one that all of them see with out=DIR"
+        try:
+            same_everywhere(
+                f"the folder {self.path}",
+                lambda: str(mark.exists()),
+                "each host has its own; give one that all hosts see with out=DIR",
             )
+        finally:
+            remove(mark)
 
     def claim(self, config, argv: Sequence[str]) -> None:
-        """Writes down the resolved configuration and how the run was started."""
+        """Writes down the resolved configuration and how the run was started. In a
+        folder that all processes see: `check_shared`."""
+        self.check_shared()
         write_text(
             self.path / "config.json", json.dumps(to_json(config), indent=2) + "\n"
         )

@@ -41,7 +41,6 @@ def judge(config: Config, *, argv: Sequence[str] = ()) -> tuple[int, str]:
     materials = prepare(config)
     _check_counts(config, judges, materials.data.test)
     folder.claim(config, argv)
-    folder.check_shared()
     with Interrupt() as interrupt:
         bench = build(config, materials, folder, interrupt)
         for note in [*notes, *bench.data.notes]:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import jax
 
-from jaxloop.config import ConfigError, to_json
-from jaxloop.distributed import is_first, many, same_everywhere, told
+from jaxloop.config import ConfigError
+from jaxloop.distributed import is_first, told
 from jaxloop.exit_codes import DIVERGED, DONE, PREEMPTED
 from jaxloop.experiment import Config
 from jaxloop.loop import store
@@ -47,18 +47,15 @@ def run(
     for devices that turn out too small.
     """
     folder = RunFolder(Path(config.folder))
-    same_everywhere("the configuration", json.dumps(to_json(config)))
     if told(folder.summary.exists):
         folder.check(config)
         _finish(folder, json.loads(folder.summary.read_text()))
         return DONE
     notes = told(lambda: folder.check(config))
     materials = prepare(config)
-    same_everywhere("the data", materials.data.contents() if many() else "")
     folder.claim(config, argv)
     if is_first():
         describe_model(folder.path, materials.shape, materials.tokenizer)
-    folder.check_shared()
     began = time.perf_counter()
     stacks = folder.path / "stacks" / f"process_{jax.process_index()}.txt"
     with Interrupt() as interrupt, Watchdog(stacks, 60 * config.hang_minutes) as dog:
@@ -116,7 +113,7 @@ def evaluate(config: Config) -> dict[str, float]:
     )
     folder = RunFolder(Path(config.folder + "-eval"))
     materials = prepare(config)
-    folder.path.mkdir(parents=True, exist_ok=True)
+    folder.check_shared()
     with Interrupt() as interrupt:
         bench = build(config, materials, folder, interrupt)
         bench.metrics.truncate_to(0)

@@ -92,7 +92,7 @@ class Ledger:
         bench, stage = self.stage.bench, self.stage
         shown = {name: line[name] for name in ("loss", "reward") if name in line}
         bench.progress.update(position.done, **shown)
-        line["perf/goodput"] = bench.attempt.goodput()
+        line |= bench.attempt.account().figures
         bench.metrics.write(position.step, line, phase=stage.phase, round=stage.round)
 
     def _refuse_divergence(self, step: int, line: Line, batch: Batch) -> None:

@@ -1,6 +1,7 @@
 """What a run works with, built once: mesh, model, data, engine, files."""
 
 import dataclasses
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache, cached_property
@@ -12,8 +13,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxloop.checkpoint import Checkpointer
-from jaxloop.config import ConfigError
-from jaxloop.distributed import fetch, is_first, place
+from jaxloop.config import ConfigError, to_json
+from jaxloop.distributed import fetch, is_first, place, same_everywhere
 from jaxloop.experiment import Config
 from jaxloop.loop.attempts import Attempt
 from jaxloop.loop.checks import check_data, other_shape
@@ -227,11 +228,21 @@ class Materials:
 
 def prepare(config: Config) -> Materials:
     """Everything that a user can have got wrong shows here, before a folder is claimed
-    or anything is compiled. ConfigError or DataError."""
+    or anything is compiled. ConfigError or DataError. Of many processes all call."""
+    same_everywhere(
+        "the configuration",
+        lambda: json.dumps(to_json(config)),
+        "give all processes the same config file and environment",
+    )
     path, shape = locate(config)
     tokenizer = config.tokenizer.load(str(path or ""))
     check_vocabulary(tokenizer, shape.vocab)
     data = config.data.load(tokenizer)
+    same_everywhere(
+        "the data",
+        data.contents,
+        "give all hosts the same files, or a place that all see",
+    )
     checked = config
     if config.prompts is not None:  # what the recipe is trained on is not written yet
         config.prompts.maker.check(data.train)

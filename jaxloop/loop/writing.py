@@ -53,7 +53,6 @@ def write_prompts(config: Config, *, argv: Sequence[str] = ()) -> int:
     if not told((folder.path / FILE).exists):
         materials = prepare(config)
         folder.claim(config, argv)
-        folder.check_shared()
         with Interrupt() as interrupt:
             bench = build(config, materials, folder, interrupt)
             for note in [*notes, *bench.data.notes]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[2]
+SMALL = ROOT / "tests" / "distributed" / "small.py"
 DEVICES = 8
 
 
@@ -25,9 +26,17 @@ def free_port() -> int:
         return server.getsockname()[1]
 
 
-def run(folder: Path, words: Sequence[str], processes: int, **more: str) -> Ended:
+def run(
+    folder: Path,
+    words: Sequence[str],
+    processes: int,
+    inside: Sequence[Path] = (),
+    /,
+    **more: str,
+) -> Ended:
     """`python WORDS...` as so many processes, with eight devices among them; `more`
-    are environment variables. All are killed after five minutes."""
+    are environment variables, `inside` the current folder of each process. All are
+    killed after five minutes."""
     compiled = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(folder / "compiled"))
     devices = f"--xla_force_host_platform_device_count={DEVICES // processes}"
     environment = os.environ | {
@@ -52,7 +61,7 @@ def run(folder: Path, words: Sequence[str], processes: int, **more: str) -> Ende
                 env=environment | own | more,
                 stdout=file,
                 stderr=file,
-                cwd=ROOT,
+                cwd=inside[process] if inside else ROOT,
             )
         children.append(child)
     try:
@@ -68,8 +77,7 @@ def run(folder: Path, words: Sequence[str], processes: int, **more: str) -> Ende
 
 def train(folder: Path, name: str, kind: str, processes: int, ends: str = "") -> Ended:
     """`jaxloop run` of the small config into folder/name; ends: see small.py."""
-    config = f"tests/distributed/small.py:{kind}"
-    words = ["-m", "jaxloop", "run", config, f"out={folder / name}"]
+    words = ["-m", "jaxloop", "run", f"{SMALL}:{kind}", f"out={folder / name}"]
     return run(folder, words, processes, TEST_ENDS=ends)
 
 

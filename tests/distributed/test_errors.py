@@ -32,7 +32,7 @@ def test_one_process_asks_nobody():
     tree = {"a": [1, 2]}
     assert distributed.told(lambda: tree) is tree
     assert distributed.place(tree, None) is tree  # pyright: ignore[reportArgumentType]
-    distributed.same_everywhere("it", "")
+    distributed.same_everywhere("it", lambda: pytest.fail("looked at"), "")
     assert distributed.is_first()
     with pytest.raises(OSError, match="own"):
         distributed.told(lambda: (_ for _ in ()).throw(OSError("own")))

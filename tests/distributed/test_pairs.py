@@ -67,6 +67,14 @@ def test_a_pair_does_what_one_process_does(folder, pair, kind):
                 continue
             close = math.isclose(b[name], value, rel_tol=RELATIVE, abs_tol=ABSOLUTE)
             assert close, (name, a["step"], value, b[name])
+    account = [line for line in read_metrics(two) if "perf/goodput" in line][-1]
+    spent = {
+        n: x for n, x in account.items() if n.startswith("perf/") and n[-2:] == "_s"
+    }
+    for name in ("productive", "compiling", "checkpoint", "waiting", "loading"):
+        assert spent[f"perf/{name}_s"] > 0, name
+    share = spent["perf/productive_s"] / sum(spent.values())
+    assert account["perf/goodput"] == pytest.approx(share)
 
 
 @pytest.mark.full

@@ -242,3 +242,31 @@ def test_the_second_start_goes_straight_to_the_run(machine, tmp_path):
 
     (machine.tree / "setup.py").write_text("# other requirements\n")
     assert "installing jaxloop" in machine.launch(*command).stderr
+
+
+@pytest.mark.parametrize("obeys", [True, False])
+def test_a_hanging_test_pool_ends_and_fails(machine, obeys):
+    """Whether or not pytest ends when it is told to."""
+    for tool in ("sleep", "timeout"):
+        (machine.bin / tool).symlink_to(str(shutil.which(tool)))
+    hangs = (
+        "exec sleep 300" if obeys else "trap '' TERM; while true; do sleep 0.2; done"
+    )
+    pytest_hangs = f'case "$*" in *"-m pytest"*) {hangs} ;; esac\n'
+    machine.fake("python3", MAKES_A_VENV + pytest_hangs + answers("3.12"))
+    script = machine.tree / "launch" / "test.sh"
+    if not obeys:
+        script.write_text(
+            script.read_text().replace("--kill-after=60", "--kill-after=1")
+        )
+    done = subprocess.run(
+        [script, "tests/some"],
+        env={"PATH": str(machine.bin), "HOME": "/", "JAXLOOP_TEST_MINUTES": "0.02"},
+        cwd=machine.tree,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert "pytest was stopped after 0.02 minutes: a test hangs" in done.stderr
+    assert "error: failed: pytest;" in done.stderr

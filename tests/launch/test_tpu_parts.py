@@ -9,13 +9,15 @@ from dataclasses import replace
 
 import pytest
 
-from launch.cloud import commands, states
+from jaxloop import exit_codes
+from launch.cloud import commands, host, job, states
 from launch.cloud.gcloud import CloudError, Done, Gcloud, NotThere, error_of
 from launch.cloud.job import Report, judge
 from launch.cloud.ship import pack
 from launch.cloud.slices import ConfigurationError, Slice, cost, seconds
 from launch.cloud.states import Phase
 from launch.cloud.store import Job, State, Store, place_outputs
+from tests.launch.conftest import ROOT
 
 SIZES = [
     # accelerator, topology, chips, hosts, devices of jax
@@ -359,3 +361,20 @@ def test_a_dry_run_calls_nothing_and_its_lines_do_the_work(small):
         assert ran.returncode == 0 or absent, line + ran.stderr
         assert '"error"' not in ran.stdout, ran.stdout
     assert small.is_empty()
+
+
+def test_the_launchers_know_the_exit_codes_of_jaxloop():
+    """By heart, for they run where it is not installed."""
+    assert job.SUCCESS == exit_codes.DONE
+    for name in ("FAULT", "CONFIGURATION", "DIVERGED", "INFRASTRUCTURE"):
+        assert getattr(job, name) == getattr(exit_codes, name), name
+    for name in ("CONFIGURATION", "INFRASTRUCTURE"):
+        assert getattr(host, name) == getattr(exit_codes, name), name
+    table = (ROOT / "docs" / "tpu.md").read_text()
+    for code in (job.SUCCESS, job.FAULT, job.CONFIGURATION, job.DIVERGED):
+        assert f"\n| {code} |" in table
+    assert f"\n| {exit_codes.INFRASTRUCTURE} |" in table
+    slurm = (ROOT / "launch" / "slurm.sbatch").read_text()
+    assert f"\n    {exit_codes.DONE}) rm" in slurm
+    assert f"\n    {exit_codes.PREEMPTED}) again" in slurm
+    assert f"\n    {exit_codes.INFRASTRUCTURE} | 134 | 137)" in slurm
