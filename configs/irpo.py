@@ -22,8 +22,8 @@ has two; `recipe.changes.0.round=2` makes the second one hotter).
 Of the settings, the objective is the paper's. Recalled, not checked against it: beta
 0.1, 30 samples a question at temperature 0.8 in the first two rounds and 1.3 in the
 others, 10 pairs, 4 rounds, rate 7e-7, batches of 16, the choice by held-out accuracy.
-Ours: one pass over a round's pairs, response length, prompt, optimiser, a look at the
-held-out questions every 500 updates.
+Ours: one pass over a round's pairs (theirs, as recalled, ends after 5,000 updates),
+response length, prompt, optimiser, a look at the held-out questions every 500 updates.
 """
 
 from dataclasses import replace

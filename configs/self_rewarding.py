@@ -20,7 +20,8 @@ configs/sft.py makes one from demonstrations of both.
 
 Expected: the paper's AlpacaEval 2 win rates for Llama-2-70B are 9.9 % (after its
 supervised stage), 15.4 and 20.4 % (two rounds), at twice the length. Here no model of
-that size has been run. Held out, the first model judges: not a win rate. Tiny: accuracy
+that size has been run. Held out, the first model judges: its mean points out of five
+(`eval/accuracy`, called a score where it is shown) are not a win rate. Tiny: accuracy
 rises from a quarter to above 90 %, with the frozen judge too; with random scores it
 stays below a half.
 
@@ -28,7 +29,8 @@ Of the settings, known at second hand: 4 answers at temperature 0.7 and top-p 0.
 judgements, best against worst, beta 0.1, rate 1e-6 falling to 1e-7, batches of 16, two
 rounds from fresh prompts. Ours: the words of the judge's prompt, the temperature of
 judging, lengths, one pass. The paper writes its prompts by 8-shot self-instruct with a
-fixed model; here they come from a file.
+fixed model, and picks a checkpoint by another judge; here prompts come from a file
+(configs/self_instruct.py writes one), and the last weights count.
 """
 
 from dataclasses import replace

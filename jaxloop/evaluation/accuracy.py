@@ -43,6 +43,7 @@ def evaluation_metrics(
 ) -> dict[str, float]:
     """`eval/accuracy` (mean score) and its relatives. Unscored rollouts count as wrong,
     but for those of a judge, which are left out: an invalid judgement says nothing.
+    Where a judge scored none at all there is no accuracy.
 
     Prompts whose row has a field `set` are measured by themselves: `eval/SET/accuracy`
     and so on. With such prompts only, there is no plain `eval/accuracy`. `summaries`
@@ -78,8 +79,8 @@ def _metrics_of(
     rollouts = [(s.prompt, rollout) for s in scored for rollout in s.rollouts]
     lengths = [len(rollout.token_ids) for _, rollout in rollouts]
     n = len(values[0])
-    metrics = {
-        "accuracy": float(np.mean(counted)) if counted else 0.0,
+    metrics = {"accuracy": float(np.mean(counted))} if counted else {}
+    metrics |= {
         "completions/mean_length": float(np.mean(lengths)),
         "completions/clipped_ratio": float(
             np.mean([rollout.stop == "length" for _, rollout in rollouts])

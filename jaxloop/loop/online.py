@@ -19,6 +19,7 @@ from jaxloop.loop.folder import write_records
 from jaxloop.loop.models import bound
 from jaxloop.loop.online_batches import StepBatches
 from jaxloop.loop.recipe import Online, Recipe
+from jaxloop.loop.selecting import IDENTICAL, reasons
 from jaxloop.loop.stations import evaluate, sampler_gap
 from jaxloop.loop.store import Position
 from jaxloop.loop.together import drawn_together
@@ -122,13 +123,15 @@ def _sampled_batch(
         show=False,
     )
     drawn = time.perf_counter()
-    scored = bound(
+    scorer = bound(
         bench,
         recipe.scorer,
         params,
         key(bench.config.seed, "judging", 1, step),
         version=step * schedule.updates,
-    )(prompts, rollouts)
+    )
+    with bench.attempt.spending("waiting"):
+        scored = scorer(prompts, rollouts)
     ended = time.perf_counter()
     scores = score_metrics(scored) | judge_metrics(scored)
     warn_once(bench, score_warnings(scores), step)
@@ -138,12 +141,26 @@ def _sampled_batch(
         "timing_s/score": ended - drawn,
     }
     batch, more = batches.make(params, scored, step)
+    warn_once(bench, emptied(more, len(scored)), step)
     if "advantage" not in recipe.objective.needs or actors.copies_sampler:
         # The objective does not measure it, or under other weights.
         size = schedule.prompts * recipe.sampling.n
         more |= sampler_gap(bench, sampler, scored, size, recipe.sampling)
     write_records(bench.folder.online(step), scored)
     return batch, line | more
+
+
+def emptied(line: Line, prompts: int) -> list[str]:
+    """Says so where every prompt was left out."""
+    counts = {
+        name.removeprefix("dropped/"): count
+        for name, count in line.items()
+        if name.startswith("dropped/")
+    }
+    lost = sum(count for name, count in counts.items() if name != IDENTICAL)
+    if lost < prompts:
+        return []
+    return [f"nothing was selected ({reasons(counts)}), so it has no update"]
 
 
 def warn_once(bench: Workbench, warnings: list[str], step: int) -> None:

@@ -34,7 +34,7 @@ from jaxloop.loop.models import bound
 from jaxloop.loop.recipe import Recipe, Rounds, produces
 from jaxloop.loop.round_training import known_logps, layout_for, train_round
 from jaxloop.loop.said_before import earlier_rounds
-from jaxloop.loop.selecting import Selected, select
+from jaxloop.loop.selecting import Selected, reasons, select
 from jaxloop.loop.stations import evaluate, sampler_gap
 from jaxloop.loop.store import Position
 from jaxloop.loop.workbench import Workbench, key, rng
@@ -233,8 +233,8 @@ def _write_selection(
     write_text(folder / "left_out.json", json.dumps(selected.left_out, indent=2) + "\n")
     if not selected.examples and not selected.demonstrations:
         bench.progress.line(
-            f"round {index + 1}: nothing was selected ({selected.dropped}), so it "
-            "has no updates"
+            f"round {index + 1}: nothing was selected "
+            f"({reasons(selected.dropped)}), so it has no updates"
         )
 
 

@@ -1,6 +1,6 @@
 """Scored rollouts to what is trained on: filter prompts, select, weigh. Host only."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -9,6 +9,8 @@ from jaxloop.loop.recipe import Recipe, produces
 from jaxloop.records import Demonstration, Prompt, Rollout, Scored
 from jaxloop.selection.filters import drop_identical, pair_metrics
 from jaxloop.training.batches import Example
+
+IDENTICAL = "chosen equal to rejected"  # counts pairs, where others count prompts
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,11 @@ class Selected:
     dropped: dict[str, int] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
+
+
+def reasons(dropped: Mapping[str, float]) -> str:
+    """What was left out, for people."""
+    return ", ".join(f"{name}: {n:.0f}" for name, n in dropped.items() if n)
 
 
 def apply_filters(
@@ -73,7 +80,7 @@ def select(
         metrics = {"demonstrations/kept": float(len(demonstrations))}
         return Selected((), demonstrations, dropped, metrics, left_out)
     pairs, identical = drop_identical(recipe.selector(kept, rng))
-    dropped["chosen equal to rejected"] = identical
+    dropped[IDENTICAL] = identical
     paired = {row.prompt.id for row in kept} & {pair.prompt.id for pair in pairs}
     dropped["no pair"] = len(kept) - len(paired)
     left_out |= _without(kept, paired, "no pair")

@@ -16,6 +16,7 @@ from jaxloop.records import Scored
 from jaxloop.sampling.settings import Sampling
 from jaxloop.scoring.canaries import canary_warnings, judge_canaries
 from jaxloop.scoring.judge_metrics import judge_metrics
+from jaxloop.scoring.metrics import judge_warnings
 from jaxloop.scoring.scorer import Scorer
 from jaxloop.training.batches import rows
 
@@ -60,7 +61,10 @@ def evaluate(
         first=first,
     )(prompts, rollouts)
     metrics = evaluation_metrics(scored, evaluation.measures, evaluation.summaries)
-    metrics |= {f"eval/{name}": x for name, x in judge_metrics(scored).items()}
+    of_judges = judge_metrics(scored)
+    for warning in judge_warnings(of_judges):
+        bench.progress.line(f"held out: {warning}")
+    metrics |= {f"eval/{name}": x for name, x in of_judges.items()}
     if bench.config.recipe is not None and first is None:
         scorer = bench.config.recipe.of_round(running).scorer
         models = LoopModels(bench, params, key(bench.config.seed, "judging", 3), step)

@@ -1,7 +1,7 @@
 """Where a run stands, and how that is written down and found again."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -45,10 +45,11 @@ def save(
 ) -> Position:
     """Writes a checkpoint in the background; returns the position with its number.
 
-    ConfigError where `checkpoint.best` is not among the `metrics` of an evaluation.
+    ConfigError where `checkpoint.best` is not among the `metrics` of an evaluation, but
+    for one of which a judge could say nothing.
     """
     best = bench.config.checkpoint.best
-    if best and metrics and best not in metrics:
+    if best and metrics and best not in metrics and not _unread(metrics):
         raise ConfigError(
             f"checkpoint.best = {best} is not measured; what is: "
             + ", ".join(sorted(metrics))
@@ -67,6 +68,14 @@ def save(
         )
     bench.attempt.kept()
     return position
+
+
+def _unread(metrics: Mapping[str, float]) -> bool:
+    """Whether a judge left all held-out completions without a score."""
+    return any(
+        name.endswith("/unjudged_frac") and value == 1.0
+        for name, value in metrics.items()
+    )
 
 
 def find(bench: Workbench) -> Position | None:

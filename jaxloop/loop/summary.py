@@ -70,13 +70,16 @@ def summary_text(summary: dict, out: Path) -> str:
     """The summary for a terminal."""
     lines = []
     if summary["accuracy"]:
-        lines.append("held-out accuracy")
+        # A judge's points, or a reward, are no shares.
+        shares = all(0 <= value <= 1 for value in summary["accuracy"].values())
+        lines.append("held-out accuracy" if shares else "held-out score")
         last = list(summary["accuracy"])[-1]
         for name, value in summary["accuracy"].items():
             label = "before" if name == "round 0" else "after " + name
             if name == last and len(summary["accuracy"]) < 3:  # no rounds to tell apart
                 label = "at the end"
-            lines.append(f"  {label:<16} {100 * value:5.1f} %")
+            told = f"{100 * value:5.1f} %" if shares else f"{value:5.3g}"
+            lines.append(f"  {label:<16} {told}")
     if "best" in summary:
         lines.append(f"best at step {summary['best']['step']}: {out}/checkpoints/best")
     for sample in summary["samples"]:

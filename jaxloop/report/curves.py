@@ -129,6 +129,13 @@ def is_by_round(run: RunRecords) -> bool:
     return not run.online and (len(rounds) > 1 or not found)
 
 
+def held_out_title(series: Series) -> str:
+    """Of the series of `accuracy_by_round`: a judge's points, or a reward, are no
+    accuracy."""
+    values = [y for _, y in series.finite()]
+    return "Held-out accuracy" if _in_unit(values) else "Held-out score"
+
+
 def accuracy_chart(run: RunRecords, series: Series) -> Chart:
     """The large picture at the top."""
     values = [y for y in series.y if y is not None]
@@ -142,7 +149,8 @@ def accuracy_chart(run: RunRecords, series: Series) -> Chart:
         if len(names) > 5:
             names = [str(int(x)) if x else "Before" for x in series.x]
         labels, x_name = list(zip(series.x, names, strict=True)), "after round"
-    told = f"Held-out accuracy: {', '.join(percent_text(v) for v in values)}"
+    text = percent_text if _in_unit(values) else short
+    told = f"{held_out_title(series)}: {', '.join(text(v) for v in values)}"
     high = 1.0 if max(values) > 0.4 else max(values)
     return line_chart(
         [series],

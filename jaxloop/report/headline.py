@@ -6,7 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxloop.report.charts import Chart, Series, percent_text, short
-from jaxloop.report.curves import accuracy_by_round, accuracy_chart, is_by_round
+from jaxloop.report.curves import (
+    accuracy_by_round,
+    accuracy_chart,
+    held_out_title,
+    is_by_round,
+)
 from jaxloop.report.folder import RunRecords
 from jaxloop.report.html import Html, el, join
 from jaxloop.report.timing import seconds_text
@@ -114,13 +119,15 @@ def headline(run: RunRecords) -> tuple[Html, Chart | None]:
     tiles = _tiles(run)
     if series is None or not series.finite():
         text = "No held-out evaluation was recorded."
+        if run.evaluations:
+            text = "Not one held-out completion could be judged."
         content = join(el("p", text, class_="lead"), tiles)
         return el("section", content, class_="headline", id="result"), None
     chart = accuracy_chart(run, series)
     words = el("div", _before_after(run, series), tiles, class_="headline-words")
     picture = el(
         "figure",
-        el("figcaption", el("span", "Held-out accuracy", class_="panel-title")),
+        el("figcaption", el("span", held_out_title(series), class_="panel-title")),
         chart.svg,
         class_="panel hero",
         data_chart="accuracy",
@@ -135,7 +142,7 @@ def _before_after(run: RunRecords, series: Series) -> Html:
     text = percent_text if shares else short
     if len(values) == 1:
         return join(
-            el("p", "Held-out accuracy", class_="overline"),
+            el("p", held_out_title(series), class_="overline"),
             el("p", el("b", text(last)), class_="big"),
         )
     gain = 100 * (last - first) if shares else last - first
@@ -151,7 +158,7 @@ def _before_after(run: RunRecords, series: Series) -> Html:
     if best > last:
         peak = el("p", f"The best on the way was {text(best)}.", class_="note")
     return join(
-        el("p", "Held-out accuracy", class_="overline"),
+        el("p", held_out_title(series), class_="overline"),
         el(
             "p",
             el("span", text(first), class_="from"),
@@ -193,7 +200,8 @@ def _schedule(recipe: Mapping[str, Any]) -> str | None:
     each = f"{prompts:,} prompts" if prompts else "all prompts"
     samples = f" × {sampling['n']} samples" if sampling.get("n") else ""
     if schedule.get("rounds"):
-        return f"{schedule['rounds']} rounds of {each}{samples}"
+        several = "s" if schedule["rounds"] > 1 else ""
+        return f"{schedule['rounds']} round{several} of {each}{samples}"
     if schedule.get("steps"):
         return f"{schedule['steps']:,} steps of {each}{samples}"
     return describe(schedule)

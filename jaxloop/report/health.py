@@ -38,7 +38,11 @@ class Reading:
     @property
     def fell(self) -> bool:
         """Whether a curve lost more since its start than it may."""
-        return any(_end(x, 1) - _end(x, -1) > self.signal.fall for x in self.series)
+        return any(self._lost(one) > self.signal.fall for one in self.series)
+
+    @staticmethod
+    def _lost(curve: Series) -> float:
+        return _end(curve, 1) - _end(curve, -1)
 
     @property
     def state(self) -> str:
@@ -51,8 +55,20 @@ class Reading:
         return "good" if well and not self.fell else "warn"
 
     @property
+    def telling(self) -> int:
+        """Which curve fares worst, the first of equals."""
+
+        def trouble(index: int) -> tuple[bool, bool, bool]:
+            value, curve = self.last[index], self.series[index]
+            bearable = _within(value, self.signal.bearable)
+            healthy = _within(value, self.signal.healthy)
+            return not bearable, not healthy, self._lost(curve) > self.signal.fall
+
+        return max(range(len(self.series)), key=trouble)
+
+    @property
     def text(self) -> str:
-        return self.spelled(self.last[0])
+        return self.spelled(self.last[self.telling])
 
     def spelled(self, value: float) -> str:
         return (percent_text if self.signal.percent else short)(value)
@@ -187,8 +203,11 @@ def _findings(found: list[Reading]) -> Iterator[Html]:
         title = title[:1].lower() + title[1:]
         yield join("; " if index else "", title, " ")
         yield el("b", reading.text, class_=reading.state if flagged else "")
+        telling = reading.series[reading.telling]
         if reading.fell:
-            yield join(" after ", reading.spelled(_end(reading.series[0], 1)))
+            yield join(" after ", reading.spelled(_end(telling, 1)))
+        if flagged and len(reading.series) > 1:
+            yield join(" ", telling.name)
     yield Html(".")
 
 
@@ -231,7 +250,7 @@ def _chart(reading: Reading, labels: Mapping[float, str], online: bool) -> Chart
     steps = sorted({x for one in reading.series for x in one.x})
     named = [(x, labels[x]) for x in steps if x in labels]
     few = not online and len(named) == len(steps) <= 6
-    ends = [y for _, y in reading.series[0].finite()]
+    ends = [y for _, y in reading.series[reading.telling].finite()]
     return line_chart(
         reading.series,
         label=f"{signal.title}: {reading.spelled(ends[0])} → {reading.text}",

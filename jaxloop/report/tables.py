@@ -202,8 +202,10 @@ def comparison(run: RunRecords, decode: Decode | None) -> dict[str, Any] | None:
 
 
 def solved_share(records: Sequence[Scored]) -> float | None:
-    """Mean score over prompts; unscored rollouts count as 0. None without prompts."""
-    means = [_mean_value(record) or 0.0 for record in records]
+    """Mean score over prompts; unscored rollouts count as 0, prompts of which a judge
+    says nothing not at all. None without prompts."""
+    found = [(_mean_value(record), record.judgements) for record in records]
+    means = [mean or 0.0 for mean, told in found if mean is not None or not told]
     return sum(means) / len(means) if means else None
 
 

@@ -15,7 +15,8 @@ def judge_metrics(scored: Sequence[Scored]) -> dict[str, float]:
       `judge/invalid_frac`: judgements that could not be parsed; `judge/unjudged_frac`:
       completions without a valid one, of prompts with at least one request.
     - `judge/mean`, `judge/std`: of its scores; `judge/saturated_frac`: scores equal to
-      the highest one; `judge/tied_frac`: prompts all of whose scores are equal.
+      the highest one; `judge/tied_frac`: of the prompts with several scores, those
+      all of whose scores are equal.
     - `judge/length_corr`: correlation of score and length in tokens within prompts.
     - of pairs shown in both orders, `judge/swap_agreement`: how many have the same
       winner in both; `judge/first_bias`: how much more often the one shown first wins,
@@ -51,7 +52,8 @@ def _of_judge(scored: Sequence[Scored], judge: str) -> Iterator[tuple[str, float
     yield "mean", _mean(known)
     yield "std", float(known.std(ddof=1)) if len(known) > 1 else 0.0
     yield "saturated_frac", _mean(known == known.max(initial=-np.inf))
-    spreads = [np.ptp(s[np.isfinite(s)]) for s, _, _ in groups if np.isfinite(s).any()]
+    several = [s[np.isfinite(s)] for s, _, _ in groups if np.isfinite(s).sum() > 1]
+    spreads = [np.ptp(scores) for scores in several]
     yield "tied_frac", _mean([spread == 0 for spread in spreads])
     yield "length_corr", length_correlation((s, lengths) for s, _, lengths in groups)
     yield from _truth(groups)

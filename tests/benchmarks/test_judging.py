@@ -30,3 +30,5 @@ def test_the_smoke_size_prints_every_figure():
     assert set(told["round_s"]) == {"sampling", "judging", "training"}
     assert len(told["judging_s"]) == 4
     assert all(seconds > 0 for part in told.values() for seconds in part.values())
+    at_once, _, apart, _ = told["judging_s"].values()
+    assert at_once < 0.8 * apart

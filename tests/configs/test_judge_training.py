@@ -5,6 +5,7 @@ The long ones are marked: a minute each.
 
 import json
 import re
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,14 +15,18 @@ from configs import j1, judging, self_taught
 from jaxloop.cli.main import main
 from jaxloop.config import ConfigError, apply_overrides, load_config
 from jaxloop.experiment import Config, ModelTokenizer
+from jaxloop.loop.folder import read_records
 from jaxloop.loop.run import dry_run, run
 from jaxloop.loop.serve import convert_checkpoint
 from jaxloop.metrics import read_metrics
 from jaxloop.prompts.tokenizer import character_tokenizer
+from jaxloop.records import Demonstration, Scored
 from jaxloop.scoring.rubric import load_template
 from jaxloop.selection import GroupAdvantage
+from tests.configs import test_tiny_runs
 
 CONFIGS = Path(j1.__file__).parent
+jaxloop = test_tiny_runs.jaxloop  # the fixture: the command, in a process of its own
 
 
 def spec(name: str, variant: str | None) -> str:
@@ -138,3 +143,34 @@ def test_reward_makes_a_judge_that_keeps_to_its_verdict(seed_judge, tmp_path):
     first, last = trained(seed_judge(longer), tmp_path / "run")
     assert last["eval/consistent_accuracy"] > first["eval/consistent_accuracy"] + 0.1
     assert last["eval/flips"] < first["eval/flips"] - 0.15
+
+
+@pytest.mark.full
+def test_a_pointwise_judge_learns_to_rank_from_which_is_better(seed_judge, tmp_path):
+    config = seed_judge(j1.get_config("tiny-pointwise"))
+    first, last = trained(config, tmp_path / "run")
+    name = "eval/ranking_accuracy"
+    assert last[name] > first[name] + 0.2
+    assert last["eval/ties"] < first["eval/ties"] - 0.2
+
+
+@pytest.mark.full
+def test_a_judge_learns_from_its_own_right_judgements(jaxloop, tmp_path):
+    """One round in the world of seed 1, whose first judge flips the most of those of
+    docs/claims.md, which has three rounds of each."""
+    words = [f"{name}=1" for name in ("seed", "data.train.seed", "data.test.seed")]
+    words += ["recipe.schedule.rounds=1", "tensorboard=false"]
+    out = tmp_path / "run"
+    jaxloop("run", CONFIGS / "self_taught.py:tiny", f"out={out}", *words)
+    lines = read_metrics(out / "metrics.jsonl")
+    first, last = [line for line in lines if line["phase"] == "eval"]
+    assert last["eval/consistent_accuracy"] > first["eval/consistent_accuracy"] + 0.03
+    assert last["eval/flips"] < first["eval/flips"] - 0.05
+    folder, labels = out / "records" / "round_000", Counter()
+    rows = read_records(folder / "rollouts.jsonl", Scored)
+    by_id = {row.prompt.id: row for row in rows}
+    for shown in read_records(folder / "demonstrations.jsonl", Demonstration):
+        prompt_id, _, index = shown.id.rpartition("/")
+        assert by_id[prompt_id].scores[int(index)].value == 1.0
+        labels[by_id[prompt_id].prompt.columns["label"]] += 1
+    assert labels["A"] == labels["B"] > 100

@@ -148,3 +148,14 @@ def test_thinking_hurts_at_first_and_wins_after_training(jaxloop, tmp_path):
     thinking, direct = two_runs(jaxloop, tmp_path, "tpo", "tiny-direct")
     assert thinking[0]["eval/accuracy"] < direct[0]["eval/accuracy"] - 0.05
     assert thinking[-1]["eval/accuracy"] > direct[-1]["eval/accuracy"] + 0.03
+
+
+@FULL
+def test_pairs_under_a_limit_teach_to_keep_to_it(jaxloop, tmp_path):
+    """Of this seed; docs/claims.md says of others that it is not so with each."""
+    limited, plain = two_runs(jaxloop, tmp_path, "lift_dpo", "tiny-plain")
+    over = "eval/limits/violations"
+    assert limited[0][over] == plain[0][over] > 0.3
+    assert limited[-1][over] < limited[0][over] - 0.1
+    assert limited[-1][over] < plain[-1][over] - 0.1
+    assert limited[-1]["eval/accuracy"] > 0.85

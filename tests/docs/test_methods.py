@@ -6,9 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from jaxloop.config import load_config
+from jaxloop.sampling.settings import Sampling
+
 ROOT = Path(__file__).parents[2]
 METHODS = (ROOT / "docs" / "methods.md").read_text()
 CLAIMS = (ROOT / "docs" / "claims.md").read_text()
+NO_METHODS = {"judging", "judge_pairs"}  # they measure a judge, and train nothing
 SCRIPTS = sorted((ROOT / "experiments").glob("*.py"))
 
 
@@ -34,6 +38,33 @@ def test_every_test_that_it_names_is_there():
     named = re.findall(r"`(tests/\S+?)`", METHODS)
     assert named
     assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def sampled(name: str) -> Sampling | None:
+    config = load_config(str(ROOT / "configs" / f"{name}.py"))
+    if config.recipe is not None:
+        return config.recipe.sampling
+    return None if config.prompts is None else config.prompts.maker.sampling
+
+
+def test_each_method_samples_as_its_row_says_and_is_run_by_a_test():
+    section = METHODS.partition("## What they sample")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| \[(\w+)\].*$", section, re.M)
+    tables = METHODS.partition("## The model itself")[0]
+    assert set(rows) == set(re.findall(r"\.\./configs/(\w+)", tables)) - NO_METHODS
+    for line in section.splitlines():
+        if not line.startswith("| ["):
+            continue
+        name, _, sampling, _, test = line[2:-2].split(" | ")
+        name = name[1:].partition("]")[0]
+        found = sampled(name)
+        if found is None:
+            assert sampling == "none"
+        else:
+            numbers = f"{found.n}, {found.temperature:g}, {found.top_p:g}"
+            assert re.match(rf"{re.escape(numbers)}(;|$)", sampling), name
+        files = re.findall(r"\]\(\.\./(\S+?)\)", test)
+        assert any(name in (ROOT / file).read_text() for file in files), name
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)

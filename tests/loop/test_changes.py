@@ -1,5 +1,6 @@
 """Settings that change from round to round: values like all others, checked at once."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -129,3 +130,22 @@ def test_a_best_that_is_not_measured_is_said_at_the_first_look():
         ConfigError, match=r"eval/acuracy is not measured.*eval/accuracy"
     ):
         store.save(bench, Position("recipe"), {}, measured)  # pyright: ignore
+
+
+def test_a_look_at_which_nothing_could_be_judged_is_not_the_best():
+    """And ends nothing: the next one may be read again."""
+    best = replace(DPO.checkpoint, best="eval/accuracy")
+    given = []
+
+    def saved(*arguments, metrics, block):
+        given.append(metrics)
+
+    bench = SimpleNamespace(
+        config=replace(DPO, checkpoint=best),
+        metrics=SimpleNamespace(offset=lambda: 0),
+        checkpoints=SimpleNamespace(save=saved),
+        attempt=SimpleNamespace(spending=lambda what: nullcontext(), kept=lambda: None),
+    )
+    unread = {"eval/judge/unjudged_frac": 1.0}
+    store.save(bench, Position("recipe"), {}, unread)  # pyright: ignore
+    assert given == [unread]

@@ -92,6 +92,18 @@ def test_the_held_out_side_counts_too():
     assert Reading(BY_NAME["agreement"], (training, held_out)).state == "bad"
 
 
+def test_the_curve_that_stands_out_is_the_one_that_is_told():
+    run = run_of({"judge/agreement": 0.9, "judge/invalid_frac": 0.0})
+    run.metrics.append(
+        {"phase": "eval", "step": 0, "eval/judge/agreement": 0.5}
+        | {"eval/judge/invalid_frac": 0.02}
+    )
+    found = judge_readings(run)
+    assert [reading.text for reading in found["judge"]] == ["50%", "0%"]
+    words = str(health_section(run, found, {}))
+    assert 'agrees with the truth <b class="bad">50%</b> held out.' in words
+
+
 @pytest.mark.parametrize("name", ["agreement", "accuracy", "swap_agreement"])
 def test_a_judge_that_gets_worse_is_looked_at_while_still_well(name):
     assert state(name, 0.95, 0.9, 0.86) == "good"

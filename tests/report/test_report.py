@@ -8,8 +8,11 @@ from xml.etree import ElementTree
 
 import pytest
 
+from jaxloop.metrics import MetricsWriter
 from jaxloop.report.build import build_report, script_json
 from jaxloop.report.figure import accuracies, write_figure
+from tests.report.conftest import write_lines
+from tests.report.judged_run import judgement, scored
 
 VOID = {"meta", "br", "hr", "input", "link", "img"}
 
@@ -207,6 +210,34 @@ def test_records_alone_give_the_accuracy(finished, tmp_path):
     (out / "metrics.jsonl").write_text("")
     known = json.loads((finished / "summary.json").read_text())["accuracy"]
     assert accuracies(out) == pytest.approx(known)
+
+
+@pytest.mark.parametrize(
+    ("values", "title", "big"),
+    [
+        ((0.2, 0.5), "Held-out accuracy", "20% → 50%"),
+        ((0.9, 3.25), "Held-out score", "0.9 → 3.25"),
+    ],
+)
+def test_points_of_a_judge_are_no_accuracy(tmp_path, values, title, big):
+    with MetricsWriter(tmp_path, tensorboard=False) as writer:
+        for number, value in enumerate(values):
+            writer.write(number, {"eval/accuracy": value}, phase="eval", round=number)
+    words = Page(build_report(tmp_path).read_text(encoding="utf-8")).text
+    assert big in " ".join(words.split())
+    titles = {"Held-out accuracy", "Held-out score"}
+    assert {name for name in titles if name in words} == {title}
+
+
+def test_where_no_judgement_can_be_read_there_is_no_0(tmp_path):
+    row = scored(["an answer"], [judgement((0,), None)])
+    write_lines(tmp_path / "records/eval/round_000.jsonl", [row])
+    with MetricsWriter(tmp_path, tensorboard=False) as writer:
+        writer.write(0, {"eval/judge/invalid_frac": 1.0}, phase="eval", round=0)
+    page = Page(build_report(tmp_path).read_text(encoding="utf-8"))
+    assert "Not one held-out completion could be judged." in page.text
+    with pytest.raises(ValueError, match="no held-out evaluation"):
+        accuracies(tmp_path)
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path):

@@ -115,6 +115,14 @@ def test_an_invalid_judgement_is_left_out_of_the_evaluation():
     asked = samples.prompt()
     unread = Scored(asked, samples.rollouts(asked, "a"), (Score(None, "unscored"),))
     assert evaluation_metrics([unread])["eval/accuracy"] == 0.0
+    assert "eval/accuracy" not in evaluation_metrics([row([None]), row([None])])
+
+
+def test_a_single_score_is_tied_with_none():
+    held_out = [row([3.0]), row([5.0]), row([4.0, None])]
+    assert "judge/tied_frac" not in judge_metrics(held_out)
+    assert judge_warnings(judge_metrics(held_out)) == []
+    assert judge_metrics([*held_out, row([4.0, 4.0])])["judge/tied_frac"] == 1.0
 
 
 def test_judges_of_which_nothing_can_be_learned_are_said():
