@@ -23,12 +23,13 @@ with judge pairs and without; they move the judge by two points at most
 (docs/claims.md).
 
 Of the settings, known at second hand: 7 answers, 11 judgements, rho 0.32 to 0.4, rate,
-batches of 32, 5,000 prompts a round, four rounds. Recalled, not checked against the
-paper: temperature 0.8 and top-p 0.95, the longest of the worst as the rejected one,
-beta 0.1, judgements of at most 1,100 characters chosen, from the second round on 1,000,
-judge pairs in the first two rounds only. Ours: one pass where the paper has up to ten,
-rho 0.4 in all rounds, the words of the prompts, lengths, temperature of judging. Tiny
-has two rounds, both with judge pairs (`recipe.schedule.rounds=3` adds one without).
+batches of 32, 5,000 prompts a round, four rounds, judgements of at most 1,100
+characters chosen, from the second round on 1,000. Recalled, not checked against the
+paper: temperature 0.8 and top-p 0.95 of answers and judgements, the longest of the
+worst as the rejected one, beta 0.1, judge pairs in the first two rounds only. Ours: one
+pass where the paper has up to ten, rho 0.4 in all rounds, the words of the prompts,
+lengths. Tiny has two rounds, both with judge pairs (`recipe.schedule.rounds=3` adds one
+without).
 """
 
 from dataclasses import replace
@@ -38,16 +39,16 @@ from jaxloop.config import unknown_variant
 from jaxloop.experiment import Config
 from jaxloop.loop.recipe import From, Rounds
 from jaxloop.prompts.judged_arithmetic import META_TEMPLATE, JudgedArithmetic
-from jaxloop.sampling.settings import Sampling
 from jaxloop.scoring import Judge, MetaJudged, Regex, both_orders
 from jaxloop.selection import BestWorst, JudgePairs, Streams, TierLength
 from jaxloop.training.optimizer import Optimizer
 
 LENGTH = TierLength(rho=0.4)
-JUDGE = Judge(sampling=Sampling(n=11, temperature=0.8, max_new_tokens=512, rows=128))
+SAMPLING = replace(self_rewarding.SAMPLING, n=7, temperature=0.8, top_p=0.95)
+JUDGE = Judge(sampling=replace(SAMPLING, n=11, max_new_tokens=512))
 RECIPE = replace(
     self_rewarding.RECIPE,
-    sampling=Sampling(n=7, temperature=0.8, top_p=0.95, max_new_tokens=1024, rows=128),
+    sampling=SAMPLING,
     scorer=MetaJudged(JUDGE),
     selector=Streams((LENGTH, JudgePairs(longest=1100))),
     schedule=Rounds(4, prompts=5000, disjoint=True, batch_size=32, accumulation=4),

@@ -35,8 +35,9 @@ def sample(
             bench.progress.update(done + finished, tokens=tokens)
 
     # A judge draws while the host would else be waited for.
-    with jax.set_mesh(bench.mesh), bench.attempt.spending("productive"):
-        return (engine or bench.engine).sample(
+    engine = engine or bench.engine
+    with jax.set_mesh(engine.mesh), bench.attempt.spending("productive"):
+        return engine.sample(
             params,
             prompts,
             sampling,

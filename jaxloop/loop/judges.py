@@ -3,8 +3,11 @@
 from collections.abc import Iterator
 from typing import Any
 
+import jax
+
 from jaxloop.loop.recipe import Evaluation, Recipe
-from jaxloop.models.decoder import ModelShape
+from jaxloop.mesh import divisibility_problems
+from jaxloop.models.decoder import ModelShape, cut_sizes
 from jaxloop.models.huggingface import read_shape, resolve_model_path
 from jaxloop.prompts.dataset import check_vocabulary
 from jaxloop.prompts.requests import request_ids
@@ -13,11 +16,15 @@ from jaxloop.scoring.judge import Judge
 from jaxloop.scoring.meta_judge import MetaJudged
 from jaxloop.scoring.parts import parts, writers
 from jaxloop.scoring.rubric import filled
+from jaxloop.scoring.writer import Placed
 
 
 def decoder_rows(scorer: Any, path: str) -> Iterator[tuple[str, int]]:
-    """The setting and the number of rows that each judge decodes at once."""
+    """The setting and the number of rows that each judge on the run's mesh decodes at
+    once."""
     for name, part in writers(scorer, path):
+        if isinstance(part.by, Placed):
+            continue
         yield f"{name}.sampling.rows", part.sampling.rows
 
 
@@ -58,7 +65,8 @@ def judge_problems(
         own = (tokenizer, shape)
         if part.by not in ("policy", "first"):
             try:
-                own = _other(part.by)
+                own = _other(str(part.by))
+                found += _mesh_problems(part, name, own[1])
             except (ValueError, OSError) as error:
                 found.append(f"{name}.by: {error}")
                 continue
@@ -72,6 +80,24 @@ def _other(by: str) -> tuple[Tokenizer, ModelShape]:
     tokenizer, shape = load_tokenizer(str(path)), read_shape(path)
     check_vocabulary(tokenizer, shape.vocab)
     return tokenizer, shape
+
+
+def _mesh_problems(part: Any, name: str, shape: ModelShape) -> list[str]:
+    """ValueError where its mesh has no room on these devices."""
+    if not isinstance(part.by, Placed):
+        return []
+    mesh = part.by.mesh.resolve(jax.device_count())
+    found = [
+        f"{name}.by.mesh: {problem}"
+        for problem in divisibility_problems(mesh, cut_sizes(shape))
+    ]
+    rows, parts = part.sampling.rows, mesh.data * mesh.fsdp
+    if rows % parts:
+        found.append(
+            f"{name}.sampling.rows = {rows} cannot be cut into {parts} parts "
+            f"({name}.by.mesh)"
+        )
+    return found
 
 
 def _room_problems(

@@ -16,6 +16,7 @@ from jaxloop.loop.folder import append_records, whole_records
 from jaxloop.loop.reference import rollout_logps
 from jaxloop.loop.said_before import said_in
 from jaxloop.loop.workbench import Workbench, key
+from jaxloop.mesh import make_mesh
 from jaxloop.models.decoder import Decoder
 from jaxloop.models.huggingface import resolve_model_path
 from jaxloop.prompts.requests import request_ids, reserved
@@ -23,8 +24,9 @@ from jaxloop.prompts.tokenizer import load_tokenizer
 from jaxloop.records import Prompt, Rollout, Scored, from_json, to_json
 from jaxloop.sampling.engine import Engine, common_head
 from jaxloop.sampling.settings import Sampling
-from jaxloop.scoring.endpoint import SPECIAL, By, Endpoint
+from jaxloop.scoring.endpoint import SPECIAL, Endpoint
 from jaxloop.scoring.scorer import Scorer, bind
+from jaxloop.scoring.writer import By, Placed
 from jaxloop.training.batches import Layout, Row, longest, rows, tokens_of
 from jaxloop.training.step import make_head_scorer
 
@@ -194,17 +196,20 @@ class LoopModels:
         bench.interrupt.check()
         return [tuple(from_json(Rollout, line) for line in group) for group in groups]
 
-    def _writer(self, by: str) -> tuple[Engine, dict]:
+    def _writer(self, by: str | Placed) -> tuple[Engine, dict]:
         """Who writes: an engine and its parameters."""
         if by == "policy":
             return self.bench.engine, self.params
         if by == "first":
             return self.bench.engine, self._first()
-        kept, name = self.bench.kept, f"engine {by}"
-        model, params = self.bench.other_model(by, own_tokenizer=True)
+        path, mesh = str(by), self.bench.mesh
+        if isinstance(by, Placed):
+            mesh = make_mesh(by.mesh)
+        kept, name = self.bench.kept, f"engine {by!r}"
+        model, params = self.bench.other_model(path, own_tokenizer=True, mesh=mesh)
         if name not in kept:
-            tokenizer = load_tokenizer(str(resolve_model_path(by)))
-            kept[name] = Engine(model, tokenizer, self.bench.mesh)
+            tokenizer = load_tokenizer(str(resolve_model_path(path)))
+            kept[name] = Engine(model, tokenizer, mesh)
         return kept[name], params
 
     def _first(self) -> dict:

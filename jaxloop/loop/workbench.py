@@ -129,15 +129,16 @@ class Workbench:
         return new_params(self.model, self.mesh, self.config.seed, dtype)
 
     def other_model(
-        self, path: str, *, own_tokenizer: bool = False
+        self, path: str, *, own_tokenizer: bool = False, mesh: Mesh | None = None
     ) -> tuple[Decoder, dict]:
-        """A model beside the policy, in the run's dtypes; loaded once. Unless it comes
-        with its `own_tokenizer` it must know the run's tokens."""
-        name = f"model {path} {own_tokenizer}"
+        """A model beside the policy, in the run's dtypes; loaded once, over `mesh` or
+        the run's. Unless it has its `own_tokenizer` it must know the run's tokens."""
+        mesh = self.mesh if mesh is None else mesh
+        name = f"model {path} {own_tokenizer} {mesh.shape}"
         if name not in self.kept:
             shape = other_shape(path, 0 if own_tokenizer else self.tokenizer.size)
             dtype, where = self.config.model.param_dtype, resolve_model_path(path)
-            params = load_params(where, shape, self.mesh, dtype)
+            params = load_params(where, shape, mesh, dtype)
             self.kept[name] = (Decoder(shape, self.model.dtype), params)
         return self.kept[name]
 

@@ -31,6 +31,7 @@ from jaxloop.scoring.scorer import Scorer, check, close
 from jaxloop.scoring.verdicts import Marked, Points, Tagged, Verdict, YesNo
 from jaxloop.scoring.verifiers import GSM8K, Exact, Format, MultipleChoice, Numeric
 from jaxloop.scoring.vote import GoldOrVote, MajorityVote
+from jaxloop.scoring.writer import Placed
 
 __all__ = [
     "GSM8K",
@@ -56,6 +57,7 @@ __all__ = [
     "Numeric",
     "PTrue",
     "Panel",
+    "Placed",
     "Points",
     "PoolError",
     "Regex",

@@ -185,10 +185,6 @@ class Endpoint:
         )
 
 
-By = str | Endpoint
-"""Who writes to requests: a model of the run, or a server."""
-
-
 class _Workers:
     """Threads that send requests. They are daemons: a request that hangs holds nobody
     up once the batch is given up."""

@@ -20,12 +20,13 @@ from jaxloop.records import Judgement, Prompt, Rollout, Score, Scored
 from jaxloop.sampling.settings import Sampling
 from jaxloop.scoring import scorer as scorers
 from jaxloop.scoring.answers import Extractor, WholeText
-from jaxloop.scoring.endpoint import By, Endpoint
+from jaxloop.scoring.endpoint import Endpoint
 from jaxloop.scoring.guard import fenced, neutralised
 from jaxloop.scoring.ratings import Verdict, round_robin_mean
 from jaxloop.scoring.rubric import filled, load_template, template_problems
 from jaxloop.scoring.scorer import Groups, Models, OfModels, Scorer, column
 from jaxloop.scoring.verdicts import Parser, Points
+from jaxloop.scoring.writer import By
 
 Places = tuple[int, ...]
 Show = Callable[[int], list[Places]]
@@ -91,7 +92,8 @@ class Judge(OfModels):
     by: By = "policy"
     """Who judges: the "policy" in training, the "first" model, which the recipe started
     from (in a supervised stage before it: the weights of the moment), a directory (or
-    hub id) with a model and its tokenizer, or an `Endpoint`."""
+    hub id) with a model and its tokenizer, the same `Placed` on a mesh of its own, or
+    an `Endpoint`."""
     sees: Extractor = field(default_factory=WholeText)
     """What of a completion is shown; where that is nothing, it stays unscored."""
     question: str = ""

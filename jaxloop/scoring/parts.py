@@ -7,6 +7,7 @@ from typing import Any
 from jaxloop.config.fields import is_part
 from jaxloop.sampling.settings import Sampling
 from jaxloop.scoring.scorer import Bound, OfModels, Scorer
+from jaxloop.scoring.writer import Placed
 
 
 def parts(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -31,7 +32,7 @@ def writers(scorer: Scorer | None, path: str) -> list[tuple[str, Any]]:
         (name, part)
         for name, part in parts(scorer, path)
         if isinstance(getattr(part, "sampling", None), Sampling)
-        and isinstance(getattr(part, "by", None), str)
+        and isinstance(getattr(part, "by", None), str | Placed)
     ]
 
 

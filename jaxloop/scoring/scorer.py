@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxloop.records import Prompt, Rollout, Score, Scored
 from jaxloop.sampling.settings import Sampling
-from jaxloop.scoring.endpoint import By
+from jaxloop.scoring.writer import By
 
 Groups = Sequence[tuple[Rollout, ...]]
 """The rollouts of each prompt."""

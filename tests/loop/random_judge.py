@@ -26,7 +26,7 @@ def save(directory: Path, texts: Iterable[str], *, positions: int = 4096) -> Pat
         tokenizer_object=bpe._tokenizer, eos_token=END, pad_token=END
     ).save_pretrained(beside)
     shape = ModelShape(
-        vocab=512, width=16, ffn=32, layers=1, heads=2, kv_heads=1, head_dim=8,
+        vocab=512, width=16, ffn=32, layers=1, heads=2, kv_heads=2, head_dim=8,
         max_positions=positions,
     )  # fmt: skip
     params = new_params(Decoder(shape), make_mesh(), 0, "float32")

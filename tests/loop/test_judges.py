@@ -18,9 +18,9 @@ from jaxloop.loop.run import dry_run, evaluate, run
 from jaxloop.mesh import MeshShape
 from jaxloop.metrics import read_metrics
 from jaxloop.records import Judgement, Prompt, Rollout, Scored
-from jaxloop.scoring import ImplicitReward, PTrue, Routed, Sum
+from jaxloop.scoring import ImplicitReward, Placed, PTrue, Routed, Sum
 from jaxloop.selection import BestWorst, JudgePairs, Streams
-from tests.loop import tiny_config
+from tests.loop import random_judge, tiny_config
 from tests.loop.test_judge_server import opened
 
 JUDGED = tiny_config.config("judged", "").recipe
@@ -92,6 +92,38 @@ def test_what_reads_log_probabilities_has_the_same_room(tmp_path):
         (row,) = scorer([prompt], [tuple(group)])
     assert len(prompt.token_ids) == 3
     assert [score.value is None for score in row.scores] == [False, True]
+
+
+def test_a_judge_placed_on_a_mesh_of_its_own(tmp_path):
+    """The policy's batch has eight parts, the judge's four, and its heads are cut in
+    two. It says, in its own tokens, what it says when it is cut as the policy is."""
+    where = str(random_judge.save(tmp_path / "hf", ["what is 1+2? 3, 7 or 12"]))
+    sampling = replace(JUDGE.sampling, n=2, rows=8, max_new_tokens=6, temperature=0.0)
+    base = judged_by(replace(JUDGE, by=where), tmp_path / "out")
+    said = []
+    with opened(base) as (bench, params):
+        texts = {str(i): f"{i}+2" for i in range(5)}
+        asked = models.LoopModels(bench, params, jax.random.key(0), 0)
+        for by in (where, Placed(where, MeshShape(4, 1, 2))):
+            groups = asked.write(asked.prompts(texts, by=by), sampling, by=by)
+            said.append([rollout.token_ids for group in groups for rollout in group])
+            assert asked.prompts(texts) != asked.prompts(texts, by=by)
+        kept = [value for name, value in bench.kept.items() if "engine" in name]
+    assert said[0] == said[1]
+    assert [dict(engine.mesh.shape)["tensor"] for engine in kept] == [1, 2]
+
+
+def test_a_mesh_that_a_judge_does_not_fit_is_named_at_once(tmp_path):
+    where = str(random_judge.save(tmp_path / "hf", ["1"]))
+    for mesh, fault in (
+        (MeshShape(3, 1, 1), r"recipe\.scorer\.by: mesh .* there are 8"),
+        (MeshShape(1, 1, 8), r"recipe\.scorer\.by\.mesh: .*cannot be cut into 8"),
+        (MeshShape(4, 1, 2), r"recipe\.scorer\.sampling\.rows = 6 .* 4 parts"),
+    ):
+        sampling = replace(JUDGE.sampling, rows=6)
+        config = judged_by(replace(JUDGE, by=Placed(where, mesh), sampling=sampling))
+        with pytest.raises(ConfigError, match=fault):
+            dry_run(config)
 
 
 @pytest.mark.parametrize("by", ["first", "another/model"])
