@@ -17,9 +17,10 @@ from pathlib import Path
 from jaxloop.report.figure import accuracies, write_figure
 
 ROOT = Path(__file__).parent.parent
-VARIANTS = ("irpo", "scpo", "grpo", "shuffled")
+VARIANTS = ("irpo", "self_rewarding", "scpo", "grpo", "shuffled")
 NAMES = {
     "irpo": "gold answers (IRPO)",
+    "self_rewarding": "no answers, its own verdicts",
     "scpo": "no answers, votes (ScPO)",
     "grpo": "gold answers, online (GRPO)",
     "shuffled": "shuffled rewards (control)",
