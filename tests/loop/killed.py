@@ -85,6 +85,8 @@ def check(folder: Path, kind: str, points: list[str]) -> None:
     whole, killed = contents(undisturbed), contents(disturbed)
     assert len(whole["metrics"]) > 8
     assert_same(whole, killed)
+    if any(point.startswith("time:") for point in points):
+        return  # killed while it imports or at a safe point: nothing lost, or written
     assert len(read_attempts(undisturbed)) == 1
     attempts = read_attempts(disturbed)
     assert len(attempts) == len(points) + 1
