@@ -13,6 +13,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.pallas.ops.tpu.paged_attention import paged_attention as jax_paged
+from jax.experimental.pallas.ops.tpu.ragged_paged_attention import (
+    ragged_paged_attention,
+)
 from jax.experimental.pallas.ops.tpu.splash_attention import (
     splash_attention_kernel,
     splash_attention_mask,
@@ -28,7 +32,8 @@ from jaxloop_kernels.multi_token_attention import (
 from jaxloop_kernels.multi_token_attention import pallas_tpu_mixing as mixing
 from jaxloop_kernels.paged_attention import pallas_tpu as paged_attention
 from jaxloop_kernels.paged_attention.shapes import SHAPES as PAGED
-from jaxloop_kernels.schedule import tracing_for
+from jaxloop_kernels.paged_attention.shapes import Shape as PagedShape
+from jaxloop_kernels.schedule import VMEM, tracing_for
 
 Blocks = dict[str, int]
 
@@ -43,6 +48,8 @@ class Op(NamedTuple):
     """The op that ratios are to, at the shape of the same name."""
     only: str = ""
     """Pattern of the kernels that count; a backward pass brings the forward with it."""
+    counts: Callable[[Any, Blocks], dict] = lambda shape, blocks: {}
+    """(shape, blocks) -> `trips` and `shares` of `measure`, where arguments decide."""
 
 
 class Heads(NamedTuple):
@@ -177,7 +184,7 @@ def _convolving(
 
     with tracing_for(chip):
         sizes = blocks.get("block_q"), blocks.get("block_k")
-        plan = pallas_tpu.plan_of(shape.T, arrays[-1], *sizes, False)
+        plan = pallas_tpu.plan_of(shape.T, arrays[-1], *sizes, False, rank)
         args = jax.eval_shape(inputs, *arrays)
         forward = partial(pallas_tpu.attend_forward, plan)
         out, saved = jax.eval_shape(forward, *args)
@@ -232,6 +239,66 @@ SIXTEEN = {
 def _paged_attention(shape, blocks: Blocks, chip: str):
     how = {"scale": shape.head_size**-0.5, "interpret": False, **blocks}
     return partial(paged_attention.paged_attention, **how), shape.arguments()
+
+
+def _paged_jax(shape, blocks: Blocks, chip: str):
+    """jax's first kernel of this kind: a head of a row at a time."""
+    _, k_pages, _, table, length = shape.arguments()
+    P, K, S, H = k_pages.shape
+    fn = partial(jax_paged, pages_per_compute_block=_pages(shape, blocks))
+    q, pages = bf16(shape.batch, shape.heads, H), bf16(K, P, S, H)
+    return fn, (q, pages, pages, length, table)
+
+
+def _paged_ragged(shape, blocks: Blocks, chip: str):
+    """jax's second: rows of any number of new tokens, keys beside their values."""
+    (B, Q, N, K, H, S, P, _), (*_, table, length) = shape, shape.arguments()
+    fn = partial(
+        ragged_paged_attention,
+        num_kv_pages_per_block=_pages(shape, blocks),
+        num_queries_per_block=blocks["block_q"],
+        vmem_limit_bytes=VMEM[chip] * 2**20 * 3 // 4,
+    )
+    ends, rows = (jax.ShapeDtypeStruct((n,), jnp.int32) for n in (B + 1, 1))
+    return fn, (bf16(B * Q, N, H), bf16(P, S, 2 * K, H), length, table, ends, rows)
+
+
+def _pages(shape, blocks: Blocks) -> int:
+    """Of a block, where all rows are as long as their tables."""
+    keys = blocks.get("keys", paged_attention.KEYS)
+    return max(1, min(keys // shape.page_size, shape.row_pages))
+
+
+def _paged_counts(shape, blocks: Blocks) -> dict:
+    size = paged_attention.pages_of(shape.arguments()[1], shape.row_pages, **blocks)
+    # Copies are begun for the first block of all, and in every step for the next.
+    shares = {"paged_attention": (1 / shape.batch, 1.0)}
+    return {"trips": (-(-shape.row_pages // size),), "shares": shares}
+
+
+def _paged_jax_counts(shape, blocks: Blocks) -> dict:
+    steps = -(-shape.row_pages // _pages(shape, blocks))
+    # Loops over a row and over empty rows; a block's part, and what begins the first.
+    shares = {"paged_attention": (1.0, 1.0, 1 / steps)}
+    return {"trips": (steps, 0), "shares": shares}
+
+
+def _paged_ragged_counts(shape, blocks: Blocks) -> dict:
+    rows, steps = blocks["block_q"], -(-shape.row_pages // _pages(shape, blocks))
+    shares = {"ragged_paged_attention_kernel": (1.0, 1.0)}
+    return {"trips": (rows // shape.queries, steps), "shares": shares}
+
+
+PAGED_FULL = {
+    f"4k{slots}": PagedShape(
+        32, 1, 32, 8, 128, slots, 32 * 4096 // slots, 4096 // slots
+    )
+    for slots in (16, 64)
+}
+
+
+def _keys(*sizes: int) -> tuple[Blocks, ...]:
+    return tuple({"keys": size} for size in sizes)
 
 
 def _choices(*pairs: tuple[int, int], **also: int) -> tuple[Blocks, ...]:
@@ -289,8 +356,25 @@ OPS: dict[str, Op] = {
         "forward",
     ),
     "lm_head_backward": Op(_lm_head_backward, LM_HEAD, ({},), "product", "backward"),
-    # Its loops are as long as the rows: compiled, not counted.
-    "paged_attention": Op(_paged_attention, PAGED),
+    # Counted with rows as long as their tables.
+    "paged_jax": Op(
+        _paged_jax, PAGED_FULL, _keys(512, 1024, 2048, 4096), counts=_paged_jax_counts
+    ),
+    "paged_ragged": Op(
+        _paged_ragged,
+        PAGED_FULL,
+        tuple(
+            blocks | {"block_q": q} for q in (1, 4, 8) for blocks in _keys(512, 1024)
+        ),
+        counts=_paged_ragged_counts,
+    ),
+    "paged_attention": Op(
+        _paged_attention,
+        PAGED_FULL | PAGED,
+        _keys(512, 256, 1024),
+        "paged_ragged",
+        counts=_paged_counts,
+    ),
 }
 
 Job = tuple[str, str, str, tuple[tuple[str, int], ...]]

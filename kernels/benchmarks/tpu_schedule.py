@@ -40,7 +40,8 @@ def run(job: Job, cache: Path | None) -> Cost | Failure:
     op, shape, chip, blocks = job
     try:
         fn, args = OPS[op].build(OPS[op].shapes[shape], dict(blocks), chip)
-        cost = measure(chip, fn, *args, cache=cache)
+        counts = OPS[op].counts(OPS[op].shapes[shape], dict(blocks))
+        cost = measure(chip, fn, *args, cache=cache, **counts)
     except Exception as error:  # the compiler's own reasons belong into the table
         return Failure(_short(error))
     only = OPS[op].only
@@ -150,10 +151,11 @@ def _profile_kernel(chip: str, kernel: Kernel) -> list[str]:
 def main(argv: list[str] | None = None):
     args = _arguments().parse_args(argv)
     if args.targets:
-        jobs = tpu_targets.jobs()
+        chips = _chosen(args.chips, tpu_targets.CHIPS)
+        jobs = tpu_targets.jobs(chips)
         prepare()
         found = run_all(jobs, None if args.fresh else args.cache, args.processes)
-        print(tpu_targets.table(found))
+        print(tpu_targets.table(found, chips))
         return
     ops, chips = _chosen(args.ops, OPS), _chosen(args.chips, TOPOLOGIES)
     given = dict(part.split("=") for part in args.blocks.split(",") if part)

@@ -78,6 +78,46 @@ def test_bfloat16():
     assert_close(actual, expected, 2e-2)
 
 
+# (heads, head size, T, kernel, after the softmax, segments): one part; three, the last
+# not full; two of two parts; five taps of six, a group of three alone.
+PAIRED = [
+    (1, 64, 200, (6, 11), False, True, {}),
+    (2, 96, 600, (6, 11), True, True, {"block_q": 256, "block_k": 256}),
+    pytest.param(
+        (2, 64, 900, (6, 11), False, False, {"block_q": 256, "block_k": 512}),
+        marks=pytest.mark.full,
+    ),
+    pytest.param(
+        (1, 64, 1000, (5, 3), False, True, {"block_q": 256, "block_k": 512}),
+        marks=pytest.mark.full,
+    ),
+    # The forward kernel takes both blocks in one step.
+    pytest.param((1, 64, 1000, (3, 1), False, True, {}), marks=pytest.mark.full),
+]
+
+
+@pytest.mark.parametrize("case", PAIRED, ids=str)
+def test_queries_in_pairs(case):
+    *shape, blocks = case
+    case = make(*shape)
+    expected = value_and_grads(reference.core, *case)
+    actual = value_and_grads(pallas_tpu.core, *case, paired=True, **blocks)
+    assert_close(actual, expected, 2e-5)
+    if case[1] is not None:
+        padding = np.asarray(case[1] == 0)
+        assert not np.asarray(actual[0])[padding].any()
+        assert not any(np.asarray(x)[padding].any() for x in actual[1][:3])
+
+
+def test_queries_in_pairs_in_bfloat16():
+    """Sums of two queries are rounded as the queries are: the bound of the others."""
+    inputs, segments_BT, bar_BTNH = make(2, 64, 200, (6, 11), True, True, "bfloat16")
+    case = (inputs, segments_BT, bar_BTNH)
+    expected = value_and_grads(reference.core, *case)
+    actual = value_and_grads(pallas_tpu.core, *case, paired=True)
+    assert_close(actual, expected, 2e-2)
+
+
 def test_a_kernel_of_low_rank_costs_its_rank_and_has_its_gradient():
     (q, k, v, _), segments_BT, bar_BTNH = make(2, 64, 140, (6, 11), True, True)
     keys = jax.random.split(jax.random.key(1), 4)
@@ -161,6 +201,8 @@ def test_what_it_cannot_do_it_says():
     assert "mixing" in pallas_tpu.supports(q, k, v, mixed)
     with pytest.raises(ValueError, match="block_q must be a multiple of 128"):
         pallas_tpu.core(q, k, v, mta, scale=1.0, block_q=96)
+    with pytest.raises(ValueError, match="paired in parts of 256 only"):
+        pallas_tpu.core(q, k, v, mta, scale=1.0, paired=True)
 
 
 def test_too_long_is_said_before_anything_is_compiled():

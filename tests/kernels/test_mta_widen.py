@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxloop_kernels.multi_token_attention import widen
+from jaxloop_kernels.multi_token_attention import pairing, widen
 
 SEGMENTS = {
     "one document": None,
@@ -30,6 +30,18 @@ def widened_logits(q_BNTH, k_BKTH, theta_NAC, segments_BT):
     wide_k = widen.widen_keys(k_BKTH, theta_NAC, segments_BT)
     band_BNTU = widen.causal_band(q_BNTH, k_BKTH, theta_NAC, segments_BT)
     return jnp.einsum("bntah,bnsah->nts", wide_q, wide_k), band_BNTU
+
+
+@partial(jax.jit, compiler_options=QUICKLY)
+def paired_logits(q_BNTH, k_BKTH, theta_NAC, segments_BT):
+    cut_by_BT = None if segments_BT is None else pairing.cut_by(segments_BT)
+    q_BNM4E = pairing.pair_queries(q_BNTH, theta_NAC.shape[1], segments_BT)
+    k_BNT4E = pairing.pair_keys(k_BKTH, theta_NAC, segments_BT)
+    band_BNTU = widen.causal_band(q_BNTH, k_BKTH, theta_NAC, segments_BT, cut_by_BT)
+    one, two, three, four = jnp.einsum("bnmre,bnsre->rnms", q_BNM4E, k_BNT4E)
+    rows_NM2T = jnp.stack([one + two + three, two - three + four], axis=2)
+    N, M, _, T = rows_NM2T.shape
+    return rows_NM2T.reshape(N, 2 * M, T), band_BNTU
 
 
 @partial(jax.jit, compiler_options=QUICKLY)
@@ -75,14 +87,33 @@ def make(kernel, segments, N=4, K=2, T=29, H=3, seed=0):
 @pytest.mark.parametrize("segments", SEGMENTS.values(), ids=SEGMENTS)
 @pytest.mark.parametrize("kernel", KERNELS, ids=str)
 def test_widened_attention_logits_are_the_convolved_ones(kernel, segments):
-    q_NTH, k_KTH, theta_NAC, segments_T, segments_BT = make(kernel, segments)
-    T = q_NTH.shape[1]
+    check_logits(widened_logits, *make(kernel, segments))
+
+
+# Of even length. Documents end in even places and in odd ones, one is a single token;
+# in the last, padding inside of a document ends in an odd place, and in an even one.
+PAIRED_SEGMENTS = {
+    "one document": None,
+    "packed": [1] * 9 + [2] * 4 + [3] + [4] * 11 + [0] * 3,
+    "padded inside": [1] * 6 + [0] * 3 + [1] * 5 + [0] * 2 + [1] * 3 + [2] * 9,
+}
+
+
+@pytest.mark.parametrize("segments", PAIRED_SEGMENTS.values(), ids=PAIRED_SEGMENTS)
+@pytest.mark.parametrize("kernel", [(6, 11), (5, 3), (3, 1)], ids=str)
+def test_logits_of_pairs_are_the_convolved_ones(kernel, segments):
+    check_logits(paired_logits, *make(kernel, segments, T=28))
+
+
+def check_logits(logits_of, q_NTH, k_KTH, theta_NAC, segments_T, segments_BT):
+    """But for rows of padding, of which nothing is used."""
+    kernel, T = theta_NAC.shape[1:], q_NTH.shape[1]
     logit_NTS = np.einsum("nth,nsh->nts", q_NTH, k_KTH.repeat(2, axis=0))
     expected_NTS = by_document(
         lambda x: dense_convolution(x, theta_NAC), logit_NTS, segments_T
     )
     with jax.enable_x64(True):
-        logits = widened_logits(q_NTH[None], k_KTH[None], theta_NAC, segments_BT)
+        logits = logits_of(q_NTH[None], k_KTH[None], theta_NAC, segments_BT)
         actual_NTS, band = map(np.array, logits)
     assert band.shape[-1] == kernel[0] - 1 + kernel[1] // 2
     for u in range(min(T, band.shape[-1])):
@@ -91,6 +122,7 @@ def test_widened_attention_logits_are_the_convolved_ones(kernel, segments):
     visible_TS = np.tril(np.ones((T, T), bool))
     if segments_T is not None:
         visible_TS &= segments_T[:, None] == segments_T[None]
+        visible_TS &= segments_T[:, None] > 0
     np.testing.assert_allclose(
         actual_NTS[:, visible_TS], expected_NTS[:, visible_TS], rtol=0, atol=1e-12
     )

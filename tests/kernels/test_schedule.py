@@ -21,7 +21,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import (
 
 from jaxloop_kernels.schedule import Cost, Kernel, UnknownCount, measure
 from jaxloop_kernels.schedule.bundles import Loop, Span, parse
-from jaxloop_kernels.schedule.cost import weigh
+from jaxloop_kernels.schedule.cost import counted, weigh
 from jaxloop_kernels.schedule.steps import Call, pallas_calls
 
 # A grid of 6 steps (8 trips); before its step the pipeline copies a block; the step
@@ -110,6 +110,7 @@ def test_what_is_not_known_is_an_error():
     traced = parse("k", SCHEDULE.replace("%s9, 5 /*", "%s9, %s8 /*"), usage())
     with pytest.raises(UnknownCount, match="loop at bundles 10"):
         weigh(traced, call)
+    assert weigh(counted(traced, (5,)), call) == weigh(program, call)
     with pytest.raises(ValueError, match="32 bundles"):
         parse("k", SCHEDULE, usage(trailing=1))
     with pytest.raises(ValueError, match="loops begin at"):
@@ -191,6 +192,57 @@ def test_shares_of_tables_and_of_parts_inside_parts():
     ids = jax.ShapeDtypeStruct((3,), jnp.int32)
     (call,) = pallas_calls(triangle(3, 4, None), X, ids)
     assert call.shares == (3 / 12, None, None)
+
+
+def test_a_kernel_without_a_name_has_that_of_its_function():
+    """As in libtpu's dump."""
+
+    def copy(x_ref, o_ref):
+        o_ref[...] = x_ref[...]
+
+    @jax.jit
+    def mine(x):
+        return pl.pallas_call(copy, out_shape=x, grid=(1,))(x)
+
+    (call,) = pallas_calls(lambda x: mine(x) + 1, X)
+    assert call.name == "mine"
+
+
+def test_loops_whose_count_is_given(libtpu):
+    """Twice the trips, twice the products."""
+
+    def kernel(count_ref, x_ref, o_ref):
+        def step(_, x):
+            return jnp.dot(x, x_ref[...])
+
+        o_ref[...] = jax.lax.fori_loop(0, count_ref[0], step, x_ref[...])
+
+    def run(count, x):
+        return pl.pallas_call(
+            kernel,
+            grid_spec=pltpu.PrefetchScalarGridSpec(
+                num_scalar_prefetch=1,
+                grid=(1,),
+                in_specs=[pl.BlockSpec((256, 256), lambda i, _: (0, 0))],
+                out_specs=pl.BlockSpec((256, 256), lambda i, _: (0, 0)),
+            ),
+            out_shape=x,
+            name="counted",
+        )(count, x)
+
+    args = jax.ShapeDtypeStruct((1,), jnp.int32), jax.ShapeDtypeStruct((256, 256), "f4")
+    with pytest.raises(UnknownCount, match="trip count"):
+        measure("v6e", lambda *x: run(*x), *args)
+    shares = {"counted": (1.0,)}
+    # A function each: one is compiled, and its schedule written, only once.
+
+    def kernel_of(trips):
+        found = measure("v6e", lambda *x: run(*x), *args, shares=shares, trips=(trips,))
+        return found.kernels[-1]
+
+    five, ten = kernel_of(5), kernel_of(10)
+    products = [k.slots["MATMUL"] * k.cycles for k in (five, ten)]
+    assert products[1] == pytest.approx(2 * products[0])
 
 
 def test_matrix_products_are_counted(libtpu, tmp_path):

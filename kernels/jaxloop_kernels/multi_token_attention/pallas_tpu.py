@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental.pallas import tpu as pltpu
 
-from jaxloop_kernels.multi_token_attention import widen
+from jaxloop_kernels.multi_token_attention import pairing, widen
 from jaxloop_kernels.multi_token_attention.pallas_tpu_backward import (
     backward,
     memory,
@@ -44,8 +44,9 @@ def supports(q_BTNH, k_BTKH, v_BTKH, mta: Mta, order: str = "convolve_first") ->
             return f"a convolution of {kernel_NAC.shape[1:]} taps"
     T, H, Hv = q_BTNH.shape[1], q_BTNH.shape[3], v_BTKH.shape[3]
     plan = plan_of(T, mta, None, None, None)
-    wide, wide_v = H * _parts(mta.pre_NAC), Hv * _parts(mta.post_NAC)
-    need = memory(plan, T, wide + -wide % LANES, wide_v, q_BTNH.dtype)
+    plan = plan._replace(part=plan.backward_part)
+    wide_v = Hv * _parts(mta.post_NAC)
+    need = memory(plan, T, _width(plan, H, mta.pre_NAC), wide_v, q_BTNH.dtype)
     if need > plan.memory:
         return (
             f"T = {T}, of which the gradient takes {need >> 20} of {plan.memory >> 20} "
@@ -57,6 +58,13 @@ def supports(q_BTNH, k_BTKH, v_BTKH, mta: Mta, order: str = "convolve_first") ->
 def _parts(kernel_NAC) -> int:
     """Of an array that is widened for the kernel."""
     return 1 if kernel_NAC is None else kernel_NAC.shape[1]
+
+
+def _width(plan: Plan, H: int, theta_NAC) -> int:
+    """Of a widened key."""
+    if not plan.paired:
+        return _lanes(H * _parts(theta_NAC))
+    return 4 * _lanes(H * -(-theta_NAC.shape[1] // 3))
 
 
 def core(
@@ -71,6 +79,7 @@ def core(
     block_q: int | None = None,
     block_k: int | None = None,
     rank: int | None = None,
+    paired: bool | None = None,
     interpret=None,
 ) -> jax.Array:
     """Steps 1 to 8 (arXiv 2504.00927) without the mixes; (B, T, N, H) in v's dtype.
@@ -78,12 +87,15 @@ def core(
     rank: take the nearest convolution kernels of at most this rank, whose cost is
     `rank` plain query-key products rather than A; see `widen.factors`.
 
+    paired: whether neighbouring queries share products, see `pairing`; None: where that
+    is known to be faster.
+
     block_k: queries and keys of a grid step; block_q: queries whose logits are held at
     once, of which a step has block_k / block_q. Multiples of 128.
     """
     del order  # there is no mix to come before or after
     T = q_BTNH.shape[1]
-    plan = plan_of(T, mta, block_q, block_k, interpret)
+    plan = plan_of(T, mta, block_q, block_k, interpret, rank, paired)
     more = -T % plan.block
     q_BNTH, k_BKTH, v_BKTH = (
         jnp.pad(x, ((0, 0), (0, more), (0, 0), (0, 0))).swapaxes(1, 2)
@@ -103,9 +115,11 @@ def core(
     return out_BTNH.astype(v_BTKH.dtype)
 
 
-def plan_of(T: int, mta: Mta, block_q, block_k, interpret) -> Plan:
+def plan_of(
+    T: int, mta: Mta, block_q, block_k, interpret, rank=None, paired=None
+) -> Plan:
     """Blocks of about the size asked for that leave little of the last one empty."""
-    memory = _fast_memory()
+    memory, generation = _device()
     lanes = -(-T // LANES)
     steps = -(-lanes * LANES // (block_k or (512 if memory > 2**25 else 256)))
     block = -(-lanes // steps) * LANES
@@ -115,39 +129,72 @@ def plan_of(T: int, mta: Mta, block_q, block_k, interpret) -> Plan:
             f"block_q must be a multiple of {LANES} that divides {block}, the keys "
             f"of a step at T = {T}; got {block_q}"
         )
-    diagonals = 0
+    taps, diagonals = 1, 0
     if mta.pre_NAC is not None:
-        _, A, C = mta.pre_NAC.shape
-        diagonals = A - 1 + C // 2
+        _, taps, C = mta.pre_NAC.shape
+        diagonals = taps - 1 + C // 2
+    can = part % (2 * LANES) == 0 and pairing.gains(taps)
+    can = can and (rank is None or rank >= taps)
+    if paired and not can:
+        raise ValueError(
+            f"queries are paired in parts of {2 * LANES} only, without a rank, and "
+            f"where it saves products; got parts of {part}, rank {rank}, {taps} taps"
+        )
+    paired = can and (generation < 6 if paired is None else paired)
+    own = block_q is not None or block_k is not None
+    forward_block = block if own or steps % 2 or memory <= 2**25 else 2 * block
+    backward_part = block if generation > 6 and not own and not paired else part
     if interpret is None:
         interpret = jax.default_backend() == "cpu"
-    return Plan(block, part, diagonals, memory, interpret)
+    return Plan(
+        block=block,
+        part=part,
+        forward_block=forward_block,
+        backward_part=backward_part,
+        diagonals=diagonals,
+        paired=paired,
+        memory=memory,
+        interpret=interpret,
+    )
 
 
-def _fast_memory() -> int:
-    """Bytes of it on this chip; where that cannot be told, what most chips have."""
+def _device() -> tuple[int, int]:
+    """Bytes of fast memory, and the chip's generation; what is usual if unknown.
+
+    From the sixth on the matrix unit is 256 wide and deep: the products of pairs, which
+    are 128 deep going backward, would fill half of it.
+    """
     try:
-        return pltpu.get_tpu_info().vmem_capacity_bytes
+        info = pltpu.get_tpu_info()
     except ValueError:
-        return 64 * 2**20
+        return 64 * 2**20, 6
+    return info.vmem_capacity_bytes, info.generation
 
 
 def widened_logits(plan: Plan, q_BNTH, k_BKTH, theta_NAC, scale, rank, segments_BT):
-    """Wide queries, wide keys and the band (or None) whose logits are in bits."""
+    """Wide queries, wide keys and the band_BNTU, or None, whose logits are in bits."""
     if theta_NAC is None:
         theta_NAC = jnp.ones((k_BKTH.shape[1], 1, 1))
     # Folded into the kernel the scale costs no rounding of its own.
     theta_NAC = theta_NAC.astype(jnp.float32) * (scale * log2(e))
-    theta_NAC, left_NAP, right_NPC = _factorised(theta_NAC, rank)
-    q_BNTPH = widen.widen_queries(q_BNTH, theta_NAC.shape[1], left_NAP, segments_BT)
-    k_BNTPH = widen.widen_keys(k_BKTH, right_NPC, segments_BT)
-    band_BNUT = None
+    cut_by_BT = None
+    if plan.paired:
+        if segments_BT is not None:
+            cut_by_BT = pairing.cut_by(segments_BT)
+        q = pairing.pair_queries(q_BNTH, theta_NAC.shape[1], segments_BT)
+        k = pairing.pair_keys(k_BKTH, theta_NAC, segments_BT)
+    else:
+        theta_NAC, left_NAP, right_NPC = _factorised(theta_NAC, rank)
+        q = widen.widen_queries(q_BNTH, theta_NAC.shape[1], left_NAP, segments_BT)
+        k = widen.widen_keys(k_BKTH, right_NPC, segments_BT)
+        q, k = (x.reshape(*x.shape[:3], 1, -1) for x in (q, k))
+    band_BNTU = None
     if plan.diagonals:
-        band_BNTU = widen.causal_band(q_BNTH, k_BKTH, theta_NAC, segments_BT)
+        arrays = q_BNTH, k_BKTH, theta_NAC, segments_BT, cut_by_BT
+        band_BNTU = widen.causal_band(*arrays)
         more = band_rows(plan.diagonals) - plan.diagonals
         band_BNTU = jnp.pad(band_BNTU, ((0, 0), (0, 0), (0, 0), (0, more)))
-        band_BNUT = band_BNTU.swapaxes(2, 3)
-    return _whole_lanes(q_BNTPH), _whole_lanes(k_BNTPH), band_BNUT
+    return _whole_lanes(q), _whole_lanes(k), band_BNTU
 
 
 def _factorised(kernel_NAC, rank: int | None):
@@ -161,10 +208,16 @@ def _factorised(kernel_NAC, rank: int | None):
     return product_NAC, left_NAP, right_NPC
 
 
-def _whole_lanes(x_BNTPH) -> jax.Array:
-    """(B, N, T, E): the parts side by side, E whole lanes."""
-    x_BNTE = x_BNTPH.reshape(*x_BNTPH.shape[:3], -1)
-    return jnp.pad(x_BNTE, ((0, 0), (0, 0), (0, 0), (0, -x_BNTE.shape[-1] % LANES)))
+def _whole_lanes(x_BNTPE) -> jax.Array:
+    """(B, N, T, P * E): the products side by side, each of whole lanes."""
+    E = x_BNTPE.shape[-1]
+    x_BNTPE = jnp.pad(x_BNTPE, (*[(0, 0)] * 4, (0, _lanes(E) - E)))
+    return x_BNTPE.reshape(*x_BNTPE.shape[:3], -1)
+
+
+def _lanes(size: int) -> int:
+    """Rounded up to whole lanes."""
+    return size + -size % LANES
 
 
 def _convolved(plan: Plan, queries, v_BKTH, phi_NAC, rank, segments_BT) -> jax.Array:
@@ -175,59 +228,84 @@ def _convolved(plan: Plan, queries, v_BKTH, phi_NAC, rank, segments_BT) -> jax.A
     wide_BNTE = wide_BNTPH.reshape(*shape[:3], -1)
     out_BNTE, lse_BNT = _attend(plan, *queries, wide_BNTE, segments_BT)
     count = phi_NAC.shape[-1] // 2
-    near_BNTW = _near_probabilities(queries, lse_BNT, segments_BT, count)
+    near_BNTW = _near_probabilities(plan, queries, lse_BNT, segments_BT, count)
     out_BNTPH = out_BNTE.reshape(shape)
     return widen.join_rows(out_BNTPH, near_BNTW, v_BKTH, phi_NAC, left_NAP, segments_BT)
 
 
-def _near_probabilities(queries, lse_BNT, segments_BT, count: int) -> jax.Array:
+def _near_probabilities(plan, queries, lse_BNT, segments_BT, count: int) -> jax.Array:
     """(B, N, T, count) float32: probability of the key w before each query."""
-    q_BNTE, k_BNTE, band_BNUT = queries
-    B, N, T, E = q_BNTE.shape
-    K = k_BNTE.shape[1]
-    q_BKRTE = q_BNTE.astype(jnp.float32).reshape(B, K, N // K, T, E)
+    q_BNTE, k_BNTE, band_BNTU = queries
+    B, T = lse_BNT.shape[0], lse_BNT.shape[2]
     near = []
     for w in range(count):
-        k_BK1TE = widen.shift(k_BNTE, -w, segments_BT, axis=2)[:, :, None]
-        logit_BNT = (q_BKRTE * k_BK1TE.astype(jnp.float32)).sum(-1).reshape(B, N, T)
-        if band_BNUT is not None and w < band_BNUT.shape[2]:
-            logit_BNT -= band_BNUT[:, :, w]
+        shifted_BNTE = widen.shift(k_BNTE, -w, segments_BT, axis=2)
+        own = pairing.near_logits if plan.paired else _own_logits
+        logit_BNT = own(q_BNTE, shifted_BNTE)
+        if band_BNTU is not None and w < band_BNTU.shape[3]:
+            logit_BNT -= band_BNTU[..., w]
         there_BT = widen.shift(jnp.ones((B, T), bool), -w, segments_BT, axis=1)
         logit_BNT = jnp.where(there_BT[:, None], logit_BNT - lse_BNT, -jnp.inf)
         near.append(jnp.exp2(logit_BNT))
-    return jnp.stack(near, axis=-1) if near else jnp.zeros((B, N, T, 0))
+    return jnp.stack(near, axis=-1) if near else jnp.zeros((*lse_BNT.shape, 0))
 
 
-def _attention(plan: Plan, q_BNTE, k_BNTE, band_BNUT, v_BNTH, segments_BT):
+def _own_logits(q_BNTE, k_BKTE) -> jax.Array:
+    """(B, N, T) float32: of each query and the key in its row."""
+    B, N, T, E = q_BNTE.shape
+    K = k_BKTE.shape[1]
+    q_BKRTE = q_BNTE.astype(jnp.float32).reshape(B, K, N // K, T, E)
+    product_BKRTE = q_BKRTE * k_BKTE[:, :, None].astype(jnp.float32)
+    return product_BKRTE.sum(axis=-1).reshape(B, N, T)
+
+
+def _attention(plan: Plan, q_BNTE, k_BNTE, band_BNTU, v_BNTH, segments_BT):
     """(out_BNTH in v's dtype, log2-sum-exp2 of the logits (B, N, T) float32)."""
-    return attend_forward(plan, q_BNTE, k_BNTE, band_BNUT, v_BNTH, segments_BT)[0]
+    return attend_forward(plan, q_BNTE, k_BNTE, band_BNTU, v_BNTH, segments_BT)[0]
 
 
-def attend_forward(plan: Plan, q_BNTE, k_BNTE, band_BNUT, v_BNTH, segments_BT=None):
+def attend_forward(plan: Plan, q_BNTE, k_BNTE, band_BNTU, v_BNTH, segments_BT=None):
     """(Output and log-sum-exp, what `attend_backward` takes)."""
-    extras = _extras(band_BNUT, segments_BT)
+    extras = _extras(plan, band_BNTU, segments_BT)
     out_BNHT, lse_BN1T = forward(plan, q_BNTE, k_BNTE, v_BNTH.swapaxes(2, 3), extras)
     kept = (q_BNTE, k_BNTE, v_BNTH, extras, out_BNHT, lse_BN1T)
-    return (out_BNHT.swapaxes(2, 3), lse_BN1T[:, :, 0]), kept
+    return (_in_rows(plan, out_BNHT), _in_rows(plan, lse_BN1T)[..., 0]), kept
+
+
+def _in_lanes(plan: Plan, x_BNTF) -> jax.Array:
+    """(B, N, F, T): what belongs to queries, as the kernels want it."""
+    return pairing.in_lanes(x_BNTF, plan.part) if plan.paired else x_BNTF.swapaxes(2, 3)
+
+
+def _in_rows(plan: Plan, x_BNFT) -> jax.Array:
+    return pairing.in_rows(x_BNFT, plan.part) if plan.paired else x_BNFT.swapaxes(2, 3)
 
 
 def attend_backward(plan: Plan, kept, bars):
     q_BNTE, k_BNTE, v_BNTH, extras, out_BNHT, lse_BN1T = kept
-    out_bar_BNHT = bars[0].swapaxes(2, 3)
+    out_bar_BNHT = _in_lanes(plan, bars[0])
+    lse_bar_BN1T = _in_lanes(plan, bars[1][..., None])
     # With a wide v these rows are all of the softmax: its mean gradient needs no sweep.
     product_BNHT = out_bar_BNHT.astype(jnp.float32) * out_BNHT.astype(jnp.float32)
-    mean_BN1T = product_BNHT.sum(axis=2, keepdims=True) - bars[1][:, :, None] / log(2)
+    mean_BN1T = product_BNHT.sum(axis=2, keepdims=True) - lse_bar_BN1T / log(2)
     found = backward(
-        plan, q_BNTE, k_BNTE, v_BNTH, out_bar_BNHT, lse_BN1T, mean_BN1T, extras
+        plan._replace(part=plan.backward_part),
+        q_BNTE,
+        k_BNTE,
+        v_BNTH,
+        out_bar_BNHT,
+        lse_BN1T,
+        mean_BN1T,
+        extras,
     )
     q_bar_BNTE = (log(2) * found.q_BNTE).astype(q_BNTE.dtype)
-    band_bar_BNUT = None
+    band_bar_BNTU = None
     if found.band_BNUT is not None:
-        band_bar_BNUT = log(2) * found.band_BNUT
+        band_bar_BNTU = log(2) * _in_rows(plan, found.band_BNUT)
     return (
         q_bar_BNTE,
         _sum_shared(found.k_BNTE, k_BNTE),
-        band_bar_BNUT,
+        band_bar_BNTU,
         _sum_shared(found.v_BNHT.swapaxes(2, 3), v_BNTH),
         None,
     )
@@ -237,11 +315,12 @@ _attend = jax.custom_vjp(_attention, nondiff_argnums=(0,))
 _attend.defvjp(attend_forward, attend_backward)
 
 
-def _extras(band_BNUT, segments_BT) -> Extras:
+def _extras(plan: Plan, band_BNTU, segments_BT) -> Extras:
+    band_BNUT = None if band_BNTU is None else _in_lanes(plan, band_BNTU)
     if segments_BT is None:
         return Extras(band_BNUT, None, None)
-    segments_B11T = segments_BT[:, None, None]
-    return Extras(band_BNUT, segments_B11T, segments_B11T)
+    query_B11T = _in_lanes(plan, segments_BT[:, None, :, None])
+    return Extras(band_BNUT, query_B11T, segments_BT[:, None, None])
 
 
 def _sum_shared(bar_BNTE, like_BKTE) -> jax.Array:

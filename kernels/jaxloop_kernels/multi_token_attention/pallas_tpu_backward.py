@@ -26,6 +26,7 @@ from jaxloop_kernels.multi_token_attention.pallas_tpu_tile import (
     correct,
     dot,
     logits,
+    logits_bar,
 )
 
 
@@ -56,7 +57,7 @@ def backward(
     its gradient, less the gradient of the log-sum-exp in nats. Raises
     NotImplementedError where a head's gradient does not fit into fast memory.
     """
-    B, N, T, E = q_BNTE.shape
+    B, N, T, E = *q_BNTE.shape[:2], *k_BNTE.shape[2:]
     H, block = v_BNTH.shape[-1], plan.block
 
     def key_at(r, c):
@@ -75,8 +76,9 @@ def backward(
             f"multi_token_attention pallas_tpu: the gradient at T = {T} takes "
             f"{need >> 20} MiB of {plan.memory >> 20} MiB fast memory; xla takes less"
         )
-    twice = need + 4 * T * E <= plan.memory
-    need += 4 * T * E * twice
+    more = 4 * T * E // plan.stride
+    twice = need + more <= plan.memory
+    need += more * twice
 
     def whole(x):
         # Written out while the next head is under way, if there is room for two.
@@ -85,7 +87,7 @@ def backward(
         return pl.BlockSpec(shape, lambda b, n, r, c: (b, n, 0, 0), pipeline_mode=mode)
 
     bars = Bars(
-        jax.ShapeDtypeStruct((B, N, T, E), jnp.float32),
+        jax.ShapeDtypeStruct(q_BNTE.shape, jnp.float32),
         jax.ShapeDtypeStruct((B, N, T, E), k_BNTE.dtype),
         jax.ShapeDtypeStruct((B, N, H, T), v_BNTH.dtype),
         extras.band_BNUT,
@@ -100,7 +102,7 @@ def backward(
         partial(_kernel, plan, T),
         grid=(B, N, *plan.grid(T)),
         in_specs=[
-            own(q_BNTE, 2),
+            block_spec(plan, q_BNTE, N, 2, query_at, plan.stride),
             block_spec(plan, k_BNTE, N, 2, key_at),
             block_spec(plan, v_BNTH, N, 2, key_at),
             *(own(x, 3) for x in (out_bar_BNHT, lse_BN1T, mean_BN1T)),
@@ -126,7 +128,9 @@ def memory(plan: Plan, T: int, E: int, H: int, dtype) -> int:
     """Bytes of fast memory, at least: a head's gradient, blocks twice, some tiles."""
     block, size = plan.block, jnp.dtype(dtype).itemsize
     blocks = 2 * block * (3 * E + 3 * H) * size + 4 * block * (E + H)
-    return 4 * T * (E + 2 * LANES) + blocks + 32 * plan.part * block + 2**20
+    return (
+        4 * T * (E // plan.stride + 2 * LANES) + blocks + 32 * plan.part * block + 2**20
+    )
 
 
 def _kernel(
@@ -146,11 +150,19 @@ def _kernel(
     row, ahead = plan.pair(T, r, c)
     query = T // plan.block - 1 - row + ahead
 
-    @pl.when((r == 0) & (c == 0))
+    def wide_rows(start: int, queries: int):
+        """Of a head's wide queries: those of `queries` from `start` of this block."""
+        first = query * (plan.block // plan.stride) + start // plan.stride
+        return pl.ds(pl.multiple_of(first, LANES), queries // plan.stride)
+
+    @pl.when(row == T // plan.block - 1)  # the first keys, which come first
     def _():
-        bars.q_BNTE[...] = jnp.zeros_like(bars.q_BNTE)
+        q_bar_YE = bars.q_BNTE.at[wide_rows(0, plan.block), :]
+        q_bar_YE[...] = jnp.zeros_like(q_bar_YE)
         if bars.band_BNUT is not None:
-            bars.band_BNUT[...] = jnp.zeros_like(bars.band_BNUT)
+            y = pl.multiple_of(query * plan.block, LANES)
+            band_UY = bars.band_BNUT.at[:, pl.ds(y, plan.block)]
+            band_UY[...] = jnp.zeros_like(band_UY)
 
     @pl.when(ahead == 0)
     def _():
@@ -179,10 +191,12 @@ def _kernel(
                 for y, bar_UL in band_bar(plan, bar_XY, start, near):
                     y = pl.multiple_of(query * plan.block + y, LANES)
                     bars.band_BNUT[:, pl.ds(y, LANES)] += bar_UL
-            bar_XY = bar_XY.astype(q_ref.dtype)
-            k_bar_ref[:keys, :] += dot(bar_XY, q_ref[own, :])
-            y = pl.multiple_of(query * plan.block + start, LANES)
-            bars.q_BNTE[pl.ds(y, plan.part), :] += dot(bar_XY, k_ref[:keys, :], TN)
+            rows = wide_rows(start, plan.part)
+            wide_bars = logits_bar(plan, bar_XY)
+            for e, bar in zip(plan.columns(k_ref), wide_bars, strict=True):
+                bar = bar.astype(q_ref.dtype)
+                k_bar_ref[:keys, e] += dot(bar, q_ref[plan.rows(start), e])
+                bars.q_BNTE[rows, e] += dot(bar, k_ref[:keys, e], TN)
 
     @pl.when(ahead > 0)
     def _():

@@ -27,8 +27,12 @@ def forward(plan: Plan, q_BNTE, k_BNTE, v_BNHT, extras: Extras):
 
     Keys and values may have fewer heads, each serving neighbouring query heads.
     """
-    B, N, T, _ = q_BNTE.shape
-    H, block = v_BNHT.shape[2], plan.block
+    B, N, T = *q_BNTE.shape[:2], k_BNTE.shape[2]
+    H = v_BNHT.shape[2]
+    large = plan._replace(block=plan.forward_block)
+    if _memory(large, q_BNTE, H) <= plan.memory:
+        plan = large
+    block = plan.block
     out = jax.ShapeDtypeStruct((B, N, H, T), v_BNHT.dtype)
     lse = jax.ShapeDtypeStruct((B, N, 1, T), jnp.float32)
 
@@ -42,7 +46,7 @@ def forward(plan: Plan, q_BNTE, k_BNTE, v_BNHT, extras: Extras):
         partial(_kernel, plan, T),
         grid=(B, N, *plan.grid(T)),
         in_specs=[
-            block_spec(plan, q_BNTE, N, 2, query_at),
+            block_spec(plan, q_BNTE, N, 2, query_at, plan.stride),
             block_spec(plan, k_BNTE, N, 2, key_at),
             block_spec(plan, v_BNHT, N, 3, key_at),
             extras.specs(plan, N, query_at, key_at),

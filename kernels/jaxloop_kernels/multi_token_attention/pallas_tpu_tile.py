@@ -5,6 +5,9 @@ Tiles stand with keys down and queries across: what belongs to a query (maximum,
 gradient's mean) is then a row of numbers, and a sum over keys one of whole registers.
 Logits are in bits: softmax is 2**x / sum 2**x here, and the caller scales the keys.
 
+With `Plan.paired` two neighbouring queries share products (`pairing`): the queries of
+a part stand in another order, those in even places before those in odd ones.
+
 Shapes: B batch, N query heads, T time (whole blocks), E width of queries and keys, H
 head size of the values, U diagonals; X keys and Y queries of a tile.
 """
@@ -32,8 +35,15 @@ class Plan(NamedTuple):
     """Queries, and keys, of a grid step: whole lanes, and they divide T."""
     part: int
     """Queries whose logits are held at once: whole lanes, and they divide the block."""
+    forward_block: int
+    """Of the forward kernel, which keeps less and may take longer steps: `block` or
+    twice that, if it divides T."""
+    backward_part: int
+    """Of the backward kernel; that of the forward one where queries are paired."""
     diagonals: int
     """U, at most LANES."""
+    paired: bool
+    """Whether queries and keys are those of `pairing`."""
     memory: int
     """Bytes of the chip's fast memory."""
     interpret: Any
@@ -53,6 +63,29 @@ class Plan(NamedTuple):
         short = c >= n - r
         return jnp.where(short, r - n % 2, n - 1 - r), jnp.where(short, c - n + r, c)
 
+    @property
+    def stride(self) -> int:
+        """From the query of one lane to that of the next."""
+        return 2 if self.paired else 1
+
+    def place(self, column: int) -> int:
+        """Of the first query of a tile of lanes in its block, by its column there."""
+        if not self.paired:
+            return column
+        part, inside = divmod(column, self.part)
+        odd, pair = divmod(inside, self.part // 2)
+        return part * self.part + 2 * pair + odd
+
+    def rows(self, start: int) -> slice:
+        """Of the block of wide queries: those of the part at `start`."""
+        return slice(start // self.stride, (start + self.part) // self.stride)
+
+    def columns(self, wide) -> list[slice]:
+        """Of wide queries or keys: those of each product that makes the logits."""
+        count = 4 if self.paired else 1
+        size = wide.shape[-1] // count
+        return [slice(r * size, (r + 1) * size) for r in range(count)]
+
     def parts(self, diagonal: bool) -> list[tuple[int, int]]:
         """(first query, visible keys) of each part of a block."""
         starts = range(0, self.block, self.part)
@@ -67,13 +100,16 @@ def dot(a, b, dims=NN):
     )
 
 
-def block_spec(plan: Plan, x, heads: int, time_axis: int, at) -> pl.BlockSpec:
+def block_spec(
+    plan: Plan, x, heads: int, time_axis: int, at, stride: int = 1
+) -> pl.BlockSpec:
     """Blocks of x (B, some heads, ., .) along `time_axis`: at(r, c) tells which.
 
-    Each head of x serves neighbouring ones of the `heads` query heads.
+    Each head of x serves neighbouring ones of the `heads` query heads, and each row of
+    x `stride` tokens.
     """
     shape = [None, None, *x.shape[2:]]
-    shape[time_axis] = plan.block
+    shape[time_axis] = plan.block // stride
     share = heads // x.shape[1]
 
     def index(b, n, r, c):
@@ -107,7 +143,20 @@ class Extras(NamedTuple):
 
 def logits(plan: Plan, q_ref, k_ref, start: int, keys: int):
     """(X, Y): the first `keys` keys of a block and the part of queries at `start`."""
-    return dot(k_ref[:keys, :], q_ref[start : start + plan.part, :], NT)
+    q_ref = q_ref.at[plan.rows(start), :]
+    products = [dot(k_ref[:keys, e], q_ref[:, e], NT) for e in plan.columns(k_ref)]
+    if not plan.paired:
+        return products[0]
+    one, two, three, four = products
+    return _join([one + (two + three), (two - three) + four], axis=1)
+
+
+def logits_bar(plan: Plan, bar_XY) -> list[jax.Array]:
+    """The gradients of the products in `logits`, from that of the logits."""
+    if not plan.paired:
+        return [bar_XY]
+    even, odd = jnp.split(bar_XY, 2, axis=1)
+    return [even, even + odd, even - odd, odd]
 
 
 def correct(plan: Plan, x_XY, extras: Extras, start: int, near) -> jax.Array:
@@ -118,7 +167,7 @@ def correct(plan: Plan, x_XY, extras: Extras, start: int, near) -> jax.Array:
     """
     if near is None:
         x_XY = _correct_diagonal(plan, x_XY, extras, start)
-    elif start == 0 and plan.diagonals > 1:
+    elif start == 0:
         x_XY = _correct_corner(plan, x_XY, extras, near)
     if extras.query_segments_B11T is None:
         return x_XY
@@ -136,15 +185,15 @@ def _correct_diagonal(plan: Plan, x_XY, extras: Extras, start: int):
         tiles = []
         for x in range(0, x_XY.shape[0], LANES):
             tile = x_XY[x : x + LANES, y : y + LANES]
-            ahead = start + y - x
-            if ahead < 0:
+            ahead = plan.place(start + y) - x
+            if ahead + plan.stride * (LANES - 1) < 0:
                 tile = jnp.full_like(tile, NEVER)
-            elif ahead == 0:
-                lag = _lag(LANES, 0)
+            elif ahead < LANES - 1:
+                lag = _lag(plan, LANES, ahead)
                 tile = jnp.where(lag >= 0, tile - _spread(plan, band_UL, lag), NEVER)
-            elif ahead == LANES and plan.diagonals > 1:
+            elif _reaches(plan, ahead):
                 rows = _corner_rows(plan)
-                extra = _spread(plan, band_UL, _lag(rows, LANES))
+                extra = _spread(plan, band_UL, _lag(plan, rows, ahead))
                 tile = _join([tile[:-rows], tile[-rows:] - extra], axis=0)
             tiles.append(tile)
         columns.append(_join(tiles, axis=0))
@@ -153,32 +202,41 @@ def _correct_diagonal(plan: Plan, x_XY, extras: Extras, start: int):
 
 def _correct_corner(plan: Plan, x_XY, extras: Extras, near):
     rows = _corner_rows(plan)
-    extra = _spread(plan, _band(extras, 0), _lag(rows, LANES))
-    corner = x_XY[-rows:, :LANES] - jnp.where(near, extra, 0.0)
-    last = _join([corner, x_XY[-rows:, LANES:]], axis=1)
-    return _join([x_XY[:-rows], last], axis=0)
+    columns = []
+    for y in range(0, x_XY.shape[1], LANES):
+        corner = x_XY[-rows:, y : y + LANES]
+        ahead = plan.place(y) + LANES
+        if _reaches(plan, ahead):
+            extra = _spread(plan, _band(extras, y), _lag(plan, rows, ahead))
+            corner = corner - jnp.where(near, extra, 0.0)
+        columns.append(corner)
+    return _join([x_XY[:-rows], _join(columns, axis=1)], axis=0)
 
 
 def band_bar(plan: Plan, bar_XY, start: int, near) -> list[tuple[int, jax.Array]]:
-    """The gradient of the band: (query, its (U padded, LANES)) where there is some.
+    """The gradient of the band: (its column, its (U padded, LANES)) where there is one.
 
     bar_XY: the logits' gradient; start and near as in `correct`.
     """
     rows = _corner_rows(plan)
-    if near is not None:
-        if start or plan.diagonals < 2:
-            return []
-        corner = jnp.where(near, bar_XY[-rows:, :LANES], 0.0)
-        return [(0, _gather(plan, corner, _lag(rows, LANES)))]
     found = []
-    for y in range(0, bar_XY.shape[1], LANES):
-        x = start + y
-        tile = bar_XY[x : x + LANES, y : y + LANES]
-        total_UL = _gather(plan, tile, _lag(LANES, 0))
-        if x and plan.diagonals > 1:
-            corner = bar_XY[x - rows : x, y : y + LANES]
-            total_UL += _gather(plan, corner, _lag(rows, LANES))
-        found.append((x, total_UL))
+    for y in range(start, start + bar_XY.shape[1], LANES):
+        bar_XL = bar_XY[:, y - start : y - start + LANES]
+        total_UL = 0.0
+        # Of the block before this one only the last tile may be reached.
+        offset = 0 if near is None else bar_XY.shape[0]
+        for x in range(0, bar_XY.shape[0], LANES):
+            ahead = plan.place(y) - x + offset
+            if -plan.stride * (LANES - 1) <= ahead < LANES - 1:
+                bar_LL = bar_XL[x : x + LANES]
+                total_UL += _gather(plan, bar_LL, _lag(plan, LANES, ahead))
+            elif _reaches(plan, ahead):
+                corner = bar_XL[x + LANES - rows : x + LANES]
+                if near is not None:
+                    corner = jnp.where(near, corner, 0.0)
+                total_UL += _gather(plan, corner, _lag(plan, rows, ahead))
+        if not isinstance(total_UL, float):
+            found.append((y, total_UL))
     return found
 
 
@@ -192,14 +250,20 @@ def _corner_rows(plan: Plan) -> int:
     return band_rows(plan.diagonals - 1)
 
 
-def _lag(rows: int, ahead: int) -> jax.Array:
+def _reaches(plan: Plan, ahead: int) -> bool:
+    """Whether the band of the first query reaches the last key, which is before it."""
+    return LANES - 1 <= ahead < LANES - 1 + plan.diagonals and plan.diagonals > 1
+
+
+def _lag(plan: Plan, rows: int, ahead: int) -> jax.Array:
     """(rows, LANES): how far each query is ahead of each key.
 
     The keys are the last rows of a tile of LANES keys, the queries those of a tile
     whose first one is `ahead` of that tile's first key.
     """
     key = lax.broadcasted_iota(jnp.int32, (rows, LANES), 0) + (LANES - rows)
-    return lax.broadcasted_iota(jnp.int32, (rows, LANES), 1) + ahead - key
+    query = lax.broadcasted_iota(jnp.int32, (rows, LANES), 1)
+    return plan.stride * query + ahead - key
 
 
 def _band(extras: Extras, query: int):

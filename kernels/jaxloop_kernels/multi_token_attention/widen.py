@@ -45,9 +45,9 @@ def widen_queries(
     lagged = [shift(q_BNTH, a + 1 - taps, segments_BT, axis=2) for a in range(taps)]
     if left_NAP is None:
         return _side_by_side(lagged)
-    left_NAP11 = _exact(left_NAP)[..., None, None]
+    left_NAP11 = exact(left_NAP)[..., None, None]
     parts = [
-        _total(_exact(x) * left_NAP11[:, a, p] for a, x in enumerate(lagged))
+        _total(exact(x) * left_NAP11[:, a, p] for a, x in enumerate(lagged))
         for p in range(left_NAP.shape[2])
     ]
     return _side_by_side([x.astype(q_BNTH.dtype) for x in parts])
@@ -60,12 +60,11 @@ def widen_keys(
     N, P, C = right_NPC.shape
     B, K, T, H = k_BKTH.shape
     moved = [shift(k_BKTH, c - C // 2, segments_BT, axis=2) for c in range(C)]
-    right_KRPC11 = _exact(right_NPC).reshape(K, N // K, P, C, 1, 1)
+    right_KRPC11 = exact(right_NPC).reshape(K, N // K, P, C, 1, 1)
     parts = []
     for p in range(P):
         terms = (
-            _exact(x)[:, :, None] * right_KRPC11[:, :, p, c]
-            for c, x in enumerate(moved)
+            exact(x)[:, :, None] * right_KRPC11[:, :, p, c] for c, x in enumerate(moved)
         )
         parts.append(_total(terms).astype(k_BKTH.dtype).reshape(B, N, T, H))
     return _side_by_side(parts)
@@ -89,7 +88,7 @@ def factors(theta_NAC: jax.Array, rank: int) -> tuple[jax.Array, jax.Array]:
     kernels of that rank, and finite where its rank is lower still: singular vectors are
     held fixed, and what changes them is written into `right`.
     """
-    theta_NAC = _exact(theta_NAC)
+    theta_NAC = exact(theta_NAC)
     fixed = jax.lax.stop_gradient(theta_NAC)
     _, size_NP, right_NPC = jnp.linalg.svd(fixed, full_matrices=False)
     size_NP, right_NPC = size_NP[:, :rank], right_NPC[:, :rank]
@@ -113,31 +112,50 @@ def causal_band(
     k_BKTH: jax.Array,
     theta_NAC: jax.Array,
     segments_BT: jax.Array | None = None,
+    cut_by_BT: jax.Array | None = None,
 ) -> jax.Array:
     """(B, N, T, U), at least float32: what entry (i, i - u) has too much, u < U.
 
     That is theta over the taps (i', j') with j' > i'. They are all logits of a query
     and one of the U keys after it: U products of vectors a token.
+
+    cut_by_BT: the document whose queries row i has got as taps, if it is not its own.
     """
     N, A, C = theta_NAC.shape
     B, K, T, _ = k_BKTH.shape
     U = A - 1 + C // 2
     if not U:
         return jnp.zeros((B, N, T, 0), jnp.float32)
-    q_BKRTH = _exact(q_BNTH).reshape(B, K, N // K, T, -1)
-    k_BKTH = _exact(k_BKTH)
+    q_BKRTH = exact(q_BNTH).reshape(B, K, N // K, T, -1)
+    k_BKTH = exact(k_BKTH)
     ahead = []
+    within_BT = segments_BT if cut_by_BT is None else None
     for w in range(1, U + 1):
-        k_BK1TH = shift(k_BKTH, w, segments_BT, axis=2)[:, :, None]
+        k_BK1TH = shift(k_BKTH, w, within_BT, axis=2)[:, :, None]
         ahead.append((q_BKRTH * k_BK1TH).sum(axis=-1).reshape(B, N, T))
     ahead_BNTW = jnp.stack(ahead, axis=-1)
     a, u, w = np.ogrid[:A, :U, 1 : U + 1]
     theta_NAUW = _pick(theta_NAC, a, w + u - (A - 1 - a) + C // 2)
     band_BNTU = jnp.zeros_like(ahead_BNTW)
     for a in range(A):
-        lagged_BNTW = shift(ahead_BNTW, a + 1 - A, segments_BT, axis=2)
+        lag = A - 1 - a
+        lagged_BNTW = shift(ahead_BNTW, -lag, within_BT, axis=2)
+        if cut_by_BT is not None:
+            there_BTW = _taps_there(segments_BT, cut_by_BT, lag, U)
+            lagged_BNTW = jnp.where(there_BTW[:, None], lagged_BNTW, 0)
         band_BNTU += _mix_last(lagged_BNTW, theta_NAUW[:, a])
     return band_BNTU
+
+
+def _taps_there(segments_BT, cut_by_BT, lag: int, U: int) -> jax.Array:
+    """(B, T, U): whether row i has query i - lag, and key i - lag + w is in its
+    document, w = 1 .. U."""
+    keys = [moved(segments_BT, w - lag, axis=1) for w in range(1, U + 1)]
+    there_BTW = jnp.stack(keys, axis=-1) == segments_BT[..., None]
+    if lag:
+        own_BT = moved(segments_BT, -lag, axis=1) == cut_by_BT
+        there_BTW &= own_BT[..., None]
+    return there_BTW
 
 
 def join_rows(
@@ -157,7 +175,7 @@ def join_rows(
     """
     N, A, C = phi_NAC.shape
     B, K, T, H = v_BKTH.shape
-    wide_BNTPH = _exact(wide_BNTPH)
+    wide_BNTPH = exact(wide_BNTPH)
     if left_NAP is not None:
         wide_BNTPH = jnp.einsum(
             "BNTPH,NAP->BNTAH", wide_BNTPH, left_NAP, precision=HIGHEST
@@ -172,7 +190,7 @@ def join_rows(
         if W:
             lagged_BNTW = shift(near_BNTW, a + 1 - A, segments_BT, axis=2)
             extra_BNTE += _mix_last(lagged_BNTW, phi_NAEW[:, a])
-    v_BKTH = _exact(v_BKTH)
+    v_BKTH = exact(v_BKTH)
     for e in range(1, W + 1):
         v_BKT1H = shift(v_BKTH, e, segments_BT, axis=2)[:, :, None]
         extra_BKRT1 = extra_BNTE[..., e - 1].reshape(B, K, N // K, T, 1)
@@ -193,16 +211,17 @@ def shift(x, by: int, segments_BT, *, axis: int) -> jax.Array:
     if not by:
         return x
     if segments_BT is not None:
-        other_BT = _moved(segments_BT, by, axis=1)
+        other_BT = moved(segments_BT, by, axis=1)
         shape = [1] * x.ndim
         shape[0], shape[axis] = segments_BT.shape
-        moved = _moved(x, by, axis=axis)
-        return jnp.where((other_BT == segments_BT).reshape(shape), moved, 0)
-    return _moved(x, by, axis=axis)
+        same = (other_BT == segments_BT).reshape(shape)
+        return jnp.where(same, moved(x, by, axis=axis), 0)
+    return moved(x, by, axis=axis)
 
 
-def _moved(x, by: int, *, axis: int) -> jax.Array:
+def moved(x, by: int, *, axis: int) -> jax.Array:
     """Row t becomes row t + by, or zero where that is outside."""
+    by = max(-x.shape[axis], min(x.shape[axis], by))
     pads = [(0, 0)] * x.ndim
     pads[axis] = (max(-by, 0), max(by, 0))
     start, padded = max(by, 0), jnp.pad(x, pads)
@@ -212,7 +231,7 @@ def _moved(x, by: int, *, axis: int) -> jax.Array:
 def _pick(kernel_NAC, a, c) -> jax.Array:
     """The kernel's entries at the indices a, c, zero where c is no tap."""
     inside = (c >= 0) & (c < kernel_NAC.shape[-1])
-    picked = _exact(kernel_NAC)[:, a, np.where(inside, c, 0)]
+    picked = exact(kernel_NAC)[:, a, np.where(inside, c, 0)]
     return jnp.where(inside, picked, 0)
 
 
@@ -220,7 +239,7 @@ def _total(terms) -> jax.Array:
     return reduce(jnp.add, terms)
 
 
-def _exact(x) -> jax.Array:
+def exact(x) -> jax.Array:
     """At least float32."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 

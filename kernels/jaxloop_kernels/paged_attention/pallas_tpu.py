@@ -48,8 +48,7 @@ def paged_attention(
     _, K, S, _ = k_pages_PKSH.shape
     L, R = table_BL.shape[1], N // K
     size = k_pages_PKSH.dtype.itemsize
-    pages = min(keys // S, BYTES // (2 * K * S * H * size), L)
-    pages = max(1, pages)
+    pages = pages_of(k_pages_PKSH, L, keys)
     tile = 32 // size  # rows of a tile: 8 in float32, 16 in bfloat16
     W = -(-Q * R // tile) * tile
     q_BKQRH = jnp.moveaxis(q_BQNH.reshape(B, Q, K, R, H), 1, 2)
@@ -82,7 +81,12 @@ def paged_attention(
             ],
         ),
         out_shape=jax.ShapeDtypeStruct((B, K, W, H), q_BQNH.dtype),
-        compiler_params=pltpu.CompilerParams(dimension_semantics=("arbitrary",)),
+        compiler_params=pltpu.CompilerParams(
+            dimension_semantics=("arbitrary",),
+            # Every page that is named is clipped below; the checks of each copy took
+            # longer than the arithmetic where pages are small.
+            disable_bounds_checks=True,
+        ),
         interpret=jax.default_backend() != "tpu" if interpret is None else interpret,
         name="paged_attention",
     )(
@@ -94,6 +98,13 @@ def paged_attention(
     )
     out_BKQRH = out_BKWH[:, :, : Q * R].reshape(B, K, Q, R, H)
     return jnp.moveaxis(out_BKQRH, 1, 2).reshape(B, Q, N, H)
+
+
+def pages_of(k_pages_PKSH, row_pages: int, keys: int = KEYS) -> int:
+    """How many make a block."""
+    _, K, S, H = k_pages_PKSH.shape
+    page = 2 * K * S * H * k_pages_PKSH.dtype.itemsize
+    return max(1, min(keys // S, BYTES // page, row_pages))
 
 
 def cannot(q_BQNH, k_pages_PKSH) -> str | None:

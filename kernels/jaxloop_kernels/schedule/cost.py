@@ -93,14 +93,20 @@ class Cost(NamedTuple):
 
 
 def measure(
-    chip: str, fn: Callable, *args, shares=None, cache: Path | None = None
+    chip: str,
+    fn: Callable,
+    *args,
+    shares=None,
+    trips: tuple[int, ...] = (),
+    cache: Path | None = None,
 ) -> Cost:
     """Compiles `fn` for one device of the chip and reads its schedule.
 
     args: ShapeDtypeStructs, or trees of them. shares: {kernel name: share of steps in
     which each of its conditional parts runs, in program order}, for kernels whose
-    conditions depend on their arguments. cache: folder of earlier results, found by
-    what was lowered; None: none.
+    conditions depend on their arguments, parts in such loops included. trips: of those
+    loops of each kernel whose count depends on its arguments, in program order. cache:
+    folder of earlier results, found by what was lowered; None: none.
 
     Raises UnknownCount for a loop or a condition whose count cannot be told, and what
     the compiler raises.
@@ -109,7 +115,7 @@ def measure(
     with compiler.tracing_for(chip):
         calls = steps.pallas_calls(fn, *args)
     lowered = compiler.lower(chip, fn, *args)
-    key = _key(chip, lowered.as_text(), repr((calls, shares)))
+    key = _key(chip, lowered.as_text(), repr((calls, shares, trips)))
     stored = cache and cache / f"{key}.json"
     if stored and stored.exists():
         return _from_json(json.loads(stored.read_text()))
@@ -119,7 +125,7 @@ def measure(
     programs = bundles.read_folder(folder)
     if not programs:
         raise RuntimeError("libtpu dumped nothing: it was loaded before prepare()")
-    cost = _cost(programs, calls, shares or {}, compiled)
+    cost = _cost(programs, calls, shares or {}, trips, compiled)
     if stored:
         stored.parent.mkdir(parents=True, exist_ok=True)
         partial = stored.with_suffix(f".{os.getpid()}")
@@ -146,7 +152,7 @@ def _from_json(fields) -> Cost:
     return Cost(tuple(map(kernel, kernels)), *rest)._replace(unknown=tuple(rest[0]))
 
 
-def _cost(programs, calls, given, compiled) -> Cost:
+def _cost(programs, calls, given, trips, compiled) -> Cost:
     """Kernels of one name are told apart by their order."""
     waiting = {call.name: [c for c in calls if c.name == call.name] for call in calls}
     kernels, unknown = [], []
@@ -157,7 +163,7 @@ def _cost(programs, calls, given, compiled) -> Cost:
             if mine:
                 call = mine.pop(0) if len(mine) > 1 else mine[0]
                 call = call._replace(shares=given.get(call.name, call.shares))
-                kernels.append(weigh(program, call))
+                kernels.append(weigh(counted(program, trips), call))
             else:
                 kernels.append(weigh(program))
         except UnknownCount:
@@ -177,6 +183,16 @@ def _cost(programs, calls, given, compiled) -> Cost:
         temporary=int(memory.temp_size_in_bytes),
         estimate=float(sum(map(int, _ESTIMATE.findall(compiled.as_text())))),
     )
+
+
+def counted(program: Program, trips) -> Program:
+    """With `trips` for the loops of unknown count."""
+    left = iter(trips)
+    loops = [
+        loop if loop.trips is not None else loop._replace(trips=next(left, None))
+        for loop in program.loops
+    ]
+    return program._replace(loops=tuple(loops))
 
 
 def _plain(name: str, known) -> str:

@@ -34,27 +34,31 @@ def pallas_calls(fn: Callable, *args) -> list[Call]:
     closed = jax.make_jaxpr(fn)(*args)
     calls: list[Call] = []
     known = dict(zip(closed.jaxpr.constvars, closed.consts, strict=True))
-    _trace(closed.jaxpr, known, calls)
+    _trace(closed.jaxpr, known, calls, getattr(fn, "__name__", ""))
     return calls
 
 
-def _trace(jaxpr, known: dict, calls: list[Call]):
-    """Evaluates what is constant in `jaxpr`, notes each pallas_call."""
+def _trace(jaxpr, known: dict, calls: list[Call], within: str):
+    """Evaluates what is constant in `jaxpr`, notes each pallas_call.
+
+    within: the function that is traced, whose name a call without one gets.
+    """
     for eqn in jaxpr.eqns:
         values = [_value(x, known) for x in eqn.invars]
         if eqn.primitive.name == "pallas_call":
-            calls.append(_call(eqn, values))
+            calls.append(_call(eqn, values, within))
             continue
         inner = _inner(eqn)
         if inner is not None:
-            known.update(_descend(eqn, *inner, values, calls))
+            name = eqn.params.get("name", within)
+            known.update(_descend(eqn, *inner, values, calls, name))
         elif all(value is not None for value in values):
             out = eqn.primitive.bind(*values, **eqn.params)
             out = out if eqn.primitive.multiple_results else [out]
             known.update(zip(eqn.outvars, out, strict=True))
 
 
-def _descend(eqn, jaxpr, consts, values, calls) -> dict:
+def _descend(eqn, jaxpr, consts, values, calls, within) -> dict:
     """Known outputs of an equation that holds another jaxpr."""
     inside = dict(zip(jaxpr.constvars, consts, strict=True))
     if len(jaxpr.invars) == len(values):
@@ -64,7 +68,7 @@ def _descend(eqn, jaxpr, consts, values, calls) -> dict:
         inside |= {v: x for v, x in zip(jaxpr.invars, known, strict=True)
                    if x is not None}  # fmt: skip
     before = len(calls)
-    _trace(jaxpr, inside, calls)
+    _trace(jaxpr, inside, calls, within)
     if eqn.primitive.name == "scan":
         calls[before:] = calls[before:] * eqn.params["length"]
         return {}
@@ -86,9 +90,9 @@ def _value(atom, known: dict):
     return atom.val if isinstance(atom, core.Literal) else known.get(atom)
 
 
-def _call(eqn, values) -> Call:
+def _call(eqn, values, within: str) -> Call:
     mapping = eqn.params["grid_mapping"]
-    name, grid = _name(eqn.params), tuple(mapping.grid)
+    name, grid = _name(eqn.params) or within, tuple(mapping.grid)
     kernel = eqn.params["jaxpr"]
     if mapping.num_dynamic_grid_bounds:
         return Call(name, grid, (None,) * len(_conditions(kernel)))
@@ -105,9 +109,10 @@ def _call(eqn, values) -> Call:
     return Call(name, grid, tuple(shares))
 
 
-def _name(params) -> str:
+def _name(params) -> str | None:
     """Since jax 0.10 `name`, before it a part of `name_and_src_info`."""
-    return params.get("name") or params["name_and_src_info"].name
+    older = params.get("name_and_src_info")
+    return older.name if older else params["name"]
 
 
 def _run(jaxpr, known: dict, at, runs, shares: list[Share]):
