@@ -121,6 +121,10 @@ class Progress:
         """The phase that a run is in; empty before the first."""
         return "" if self._phase is None else self._phase.name
 
+    def tokens(self) -> float:
+        """Those of the phase so far."""
+        return 0.0 if self._phase is None else self._phase.tokens
+
     def round(self, round: int, rounds: int | None = None) -> None:
         """Round `round` (counted from 1) of `rounds` begins, and with it new phases."""
         if not self._rounds.same(round):

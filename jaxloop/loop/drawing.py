@@ -29,10 +29,12 @@ def sample(
     than the policy. `shared`: so many tokens at their beginning are the same in all.
     """
 
+    before = bench.progress.tokens() if done else 0.0
+
     def on_progress(finished: int, total: int, tokens: int) -> None:
         bench.interrupt.check()
         if show:
-            bench.progress.update(done + finished, tokens=tokens)
+            bench.progress.update(done + finished, tokens=before + tokens)
 
     # A judge draws while the host would else be waited for.
     engine = engine or bench.engine
