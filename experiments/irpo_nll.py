@@ -6,6 +6,11 @@ python experiments/irpo_nll.py [--seeds 3] [--write]
 from claim import Arm, Claim, Column, accuracy, last, main
 
 BETA = 0.1
+LONG = (  # the same pairs over and over
+    "recipe.schedule.rounds=1",
+    "recipe.schedule.prompts=256",
+    "recipe.schedule.epochs=24",
+)
 CLAIM = Claim(
     name="IRPO needs its likelihood term",
     paper=(
@@ -13,8 +18,8 @@ CLAIM = Claim(
         "in the loss, chosen answers lose probability and accuracy is lower."
     ),
     arms=(
-        Arm("with likelihood", "irpo.py:tiny"),
-        Arm("without", "irpo.py:tiny", ("recipe.objective.nll=0",)),
+        Arm("with likelihood", "irpo.py:tiny", LONG),
+        Arm("without", "irpo.py:tiny", (*LONG, "recipe.objective.nll=0")),
     ),
     columns=(
         *accuracy(),
@@ -24,10 +29,11 @@ CLAIM = Claim(
         ),
     ),
     seen=(
-        "Not reproduced. Accuracy is lower without the term, by less than the spread "
-        "of the seeds, and chosen answers do not lose probability: most likely since "
-        "at this size the two sides of a pair hardly share tokens beyond the first, "
-        "so that pushing one down leaves the other be."
+        "Reproduced, on every seed, where the pairs of one round are gone over 24 "
+        "times: without the term the chosen answers rise at first, sink from about "
+        "the eighth pass on, and take accuracy with them. Over two rounds of four "
+        "passes each, as the tiny variant has it, they do not sink, and accuracy is "
+        "lower by less than the spread of the seeds (63 against 69 %)."
     ),
 )
 
