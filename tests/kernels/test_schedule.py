@@ -336,4 +336,6 @@ def test_targets_are_told_from_the_best_baseline():
     name, shape, v5e, v5p, v6e, _ = cells
     assert (name, shape) == ("convolution before, exact", "8k")
     assert (v5e, v5p, v6e) == ("2.10 (2.2)", "-", "2.10 (1.6) *")
+    (without_aim,) = (row for row in rows if "16 heads, backward" in row)
+    assert without_aim.endswith("| 2k16 | 1.00 | 1.00 | 1.00 | 1.00 |")
     assert "7; 3 GB moved, 2.0 GiB kept" in rows[-1]

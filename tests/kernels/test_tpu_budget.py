@@ -60,6 +60,16 @@ def test_mta_full_stack(libtpu, chip, budget):
     assert ratio("mta_full", "splash", shape, chip) <= budget
 
 
+@pytest.mark.parametrize(
+    ("chip", "budget"),
+    [pytest.param("v5e", 16.6, marks=pytest.mark.full), ("v6e", 16.7)],
+)
+def test_mta_full_stack_backward(libtpu, chip, budget):
+    """Its three kernels; the same."""
+    shape = tpu_entries.SIXTEEN["2k16"]
+    assert ratio("mta_full_backward", "splash_backward", shape, chip) <= budget
+
+
 @pytest.mark.full
 @pytest.mark.parametrize(("chip", "budget"), [("v5e", 1.3), ("v6e", 1.3)])
 def test_lm_head(libtpu, chip, budget):
