@@ -14,9 +14,12 @@ The error is 1 - `eval/accuracy`. The paper reports its mean over seeds 42, 43, 
 authors' README, H100). Full size is about two billion tokens: for an accelerator.
 
 The tiny variant asks the same of less: eight blocks of three letters, two layers of
-width 64, 2 x 5 taps, 1,500 updates of 32 sequences. Seen on a CPU (two busy cores, 9 to
-17 minutes a run): with Multi-Token Attention 34.4 % (seed 42) and 18.8 % (43), plain
-99.8 % (42). Neither is done learning: what shows is that one finds blocks.
+width 64, 2 x 5 taps, 5,000 updates of 32 sequences; under three minutes a run on one
+CPU core. Error in %, by seed:
+
+    seed                              42     43     44     mean
+    plain                             96.1   98.0   92.2   95.4
+    with Multi-Token Attention        13.3    2.7    1.0    5.7
 
 From the authors' code: data, sizes, 2 x 9 taps before the softmax in every layer, no
 mixing of heads, optimiser, 100,000 updates of 64 sequences. Ours: no dropout (theirs is
@@ -104,7 +107,7 @@ def tiny(config: Config) -> Config:
         data=world,
         sft=replace(
             config.sft,
-            steps=1500,
+            steps=5000,
             batch_size=32,
             row_tokens=world.prompt_tokens + world.completion_tokens,
             optimizer=optimizer,
