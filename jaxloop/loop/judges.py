@@ -83,7 +83,8 @@ def _other(by: str) -> tuple[Tokenizer, ModelShape]:
 
 
 def _mesh_problems(part: Any, name: str, shape: ModelShape) -> list[str]:
-    """ValueError where its mesh has no room on these devices."""
+    """What of a `Placed` model its own mesh cannot cut. ValueError where that mesh is
+    none of these devices."""
     if not isinstance(part.by, Placed):
         return []
     mesh = part.by.mesh.resolve(jax.device_count())

@@ -202,15 +202,13 @@ class LoopModels:
             return self.bench.engine, self.params
         if by == "first":
             return self.bench.engine, self._first()
-        path, mesh = str(by), self.bench.mesh
-        if isinstance(by, Placed):
-            mesh = make_mesh(by.mesh)
-        kept, name = self.bench.kept, f"engine {by!r}"
-        model, params = self.bench.other_model(path, own_tokenizer=True, mesh=mesh)
+        kept, name, path = self.bench.kept, f"engine {by!r}", str(by)
         if name not in kept:
+            mesh = make_mesh(by.mesh) if isinstance(by, Placed) else self.bench.mesh
+            model, params = self.bench.other_model(path, own_tokenizer=True, mesh=mesh)
             tokenizer = load_tokenizer(str(resolve_model_path(path)))
-            kept[name] = Engine(model, tokenizer, mesh)
-        return kept[name], params
+            kept[name] = Engine(model, tokenizer, mesh), params
+        return kept[name]
 
     def _first(self) -> dict:
         """The weights that the recipe started from; before it, those of the moment."""

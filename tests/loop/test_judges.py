@@ -110,7 +110,7 @@ def test_a_judge_placed_on_a_mesh_of_its_own(tmp_path):
             assert asked.prompts(texts) != asked.prompts(texts, by=by)
         kept = [value for name, value in bench.kept.items() if "engine" in name]
     assert said[0] == said[1]
-    assert [dict(engine.mesh.shape)["tensor"] for engine in kept] == [1, 2]
+    assert [dict(engine.mesh.shape)["tensor"] for engine, _ in kept] == [1, 2]
 
 
 def test_a_mesh_that_a_judge_does_not_fit_is_named_at_once(tmp_path):
