@@ -24,7 +24,6 @@ from jaxloop_kernels.multi_token_attention.pallas_tpu_mixing_blocks import (
     WINDOWS,
     Sizes,
     choose,
-    forward_bytes,
 )
 from jaxloop_kernels.multi_token_attention.pallas_tpu_mixing_forward import forward
 from jaxloop_kernels.multi_token_attention.pallas_tpu_mixing_layout import (
@@ -52,9 +51,8 @@ BITS = math.log2(math.e)
 class Run(NamedTuple):
     """How to run the kernels."""
 
-    keep: bool
-    """Whether mixed scores of a block's rows stay in vector memory between sweeps."""
     vmem: int
+    """Bytes of vector memory that a kernel may use."""
     interpret: bool
 
 
@@ -143,10 +141,7 @@ def plan(
     sizes = _sizes(q_BTNH, k_BTKH, v_BTKH, mta, matrix_unit)
     if block_q and block_k:
         (cut,) = cuts
-        keep = forward_bytes(cut, sizes, True) <= vmem
-    elif (chosen := choose(cuts, sizes, vmem)) is not None:
-        cut, keep = chosen
-    else:
+    elif (cut := choose(cuts, sizes, vmem)) is None:
         raise NotImplementedError(
             f"multi_token_attention pallas_tpu: {M} mixed heads do not fit into "
             f"{vmem >> 20} MiB of vector memory; xla takes them"
@@ -163,7 +158,7 @@ def plan(
         joint=matrix_unit > LANES and cut.phases == 2 and not documents,
         unroll=not interpret,
     )
-    return tile, Run(keep, vmem, interpret)
+    return tile, Run(vmem, interpret)
 
 
 def _cuts(T: int, mta: Mta, block_q: int | None, block_k: int | None) -> Iterator[Cut]:
@@ -319,7 +314,6 @@ def attend_forward(tile: Tile, run: Run, inputs: Inputs):
     out_BNIH, lse = forward(
         tile,
         inputs._replace(later=None),
-        keep=run.keep,
         vmem=run.vmem,
         interpret=run.interpret,
     )

@@ -17,8 +17,6 @@ from jaxloop_kernels.multi_token_attention.pallas_tpu_mixing_layout import (
 ROWS = range(32, 385, 32)
 """Blocks of rows that are tried: two phases of whole registers of 16-bit numbers."""
 WINDOWS = (1, 2, 3, 4)
-AGAIN = 1.4
-"""What it costs to form all scores a second time, measured by the schedule."""
 STEP = 4096
 """What a step costs beside its entries, in entries."""
 EMPTY = 0.3
@@ -47,22 +45,18 @@ class Sizes(NamedTuple):
     """Width of the chip's."""
 
 
-def choose(cuts: Iterator[Cut], sizes: Sizes, vmem: int) -> tuple[Cut, bool] | None:
-    """The cut that costs least, and whether its scores are kept between the sweeps;
-    None if nothing fits."""
-    best = None
-    for cut in cuts:
-        if backward_bytes(cut._replace(windows=1), sizes) > vmem:
-            continue
-        for keep in (True, False):
-            if forward_bytes(cut, sizes, keep) <= vmem:
-                cost = _cost(cut, sizes, keep)
-                best = min(best or (cost, cut, keep), (cost, cut, keep))
-                break
-    return best and best[1:]
+def choose(cuts: Iterator[Cut], sizes: Sizes, vmem: int) -> Cut | None:
+    """The cut that costs least; None if nothing fits."""
+    fit = [
+        (_cost(cut, sizes), cut)
+        for cut in cuts
+        if backward_bytes(cut._replace(windows=1), sizes) <= vmem
+        and forward_bytes(cut, sizes) <= vmem
+    ]
+    return min(fit)[1] if fit else None
 
 
-def _cost(cut: Cut, sizes: Sizes, keep: bool) -> float:
+def _cost(cut: Cut, sizes: Sizes) -> float:
     """Entries that are computed, dearer where the matrix unit takes up new keys often
     or has columns without any.
 
@@ -72,20 +66,19 @@ def _cost(cut: Cut, sizes: Sizes, keep: bool) -> float:
     entries = steps * (cut.block_q * cut.block_k + STEP)
     fill = 1 + sizes.matrix_unit / 4 / cut.block_q
     empty = -cut.block_k % sizes.matrix_unit / cut.block_k
-    return entries * (fill + EMPTY * empty) * (1 if keep else AGAIN)
+    return entries * (fill + EMPTY * empty)
 
 
-def forward_bytes(cut: Cut, sizes: Sizes, keep: bool) -> int:
+def forward_bytes(cut: Cut, sizes: Sizes) -> int:
     """Of the forward kernel."""
     M, rows = sizes.heads, cut.block_q
     by_head = 4 * M * rows * cut.block_k
     fetched = _fetched(cut, sizes) + M * rows * _lanes(sizes.value) * sizes.size
     scratch = by_head + 2 * 4 * M * rows * LANES + 2 * 4 * rows * cut.block_k
     scratch += 4 * M * rows * _lanes(sizes.value)
+    scratch += 2 * M * rows * cut.block_k * sizes.size
     if sizes.convolves:
         scratch += by_head + 4 * M * 16 * cut.block_k + _taps(cut, sizes)
-    if keep:
-        scratch += M * rows * cut.keys * sizes.size
     return 2 * fetched + scratch + SPARE
 
 

@@ -1,9 +1,11 @@
 """The forward kernel of Multi-Token Attention with head mixes.
 
 A mix of probabilities needs each head's sum over all keys first. So every block of rows
-goes over its keys twice: the first sweep finds log-sum-exp and, where vector memory has
-room, keeps the mixed scores of the block's rows (of these rows only); the second takes
-or recomputes them.
+goes over its keys twice: the first sweep finds log-sum-exp and lays by the mixed scores
+of the block's rows (of these rows only, so they grow with T), the second takes them up
+again. Vector memory holds the scores of two blocks of keys, the others wait in the
+device's memory; as the second sweep comes back from the last keys to the first, those
+two are the ones that it begins with. Each copy has the step between to be done.
 """
 
 from functools import partial
@@ -11,6 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
@@ -20,6 +23,7 @@ from jaxloop_kernels.multi_token_attention.pallas_tpu_mixing_layout import (
     LAST,
     by_rows,
     joint_taps,
+    last_block,
 )
 from jaxloop_kernels.multi_token_attention.pallas_tpu_mixing_tile import (
     NEVER,
@@ -61,10 +65,12 @@ class Scratch(NamedTuple):
     prob: Any
     """Padded; None without a convolution after the softmax."""
     kept: Any
-    """(key blocks, blocks of R rows, M R, block_k): scores; None: recomputed."""
+    """(2, blocks of R rows, M R, block_k): scores, even blocks of keys in the first."""
+    copied: Any
+    """A semaphore each of the two."""
 
 
-def forward(tile: Tile, inputs: Inputs, *, keep: bool, vmem: int, interpret):
+def forward(tile: Tile, inputs: Inputs, *, vmem: int, interpret):
     """Output (B, N, I, H) in v's dtype, and log-sum-exp by rows, float32:
     (B, G, blocks of rows, blocks of R rows, M R)."""
     cut, M = tile.cut, tile.heads
@@ -73,11 +79,12 @@ def forward(tile: Tile, inputs: Inputs, *, keep: bool, vmem: int, interpret):
         inputs = inputs._replace(taps=joint_taps(cut, inputs.taps))
     H = inputs.v.shape[-1]
     blocks, MR, _ = tile.mixed_shape
+    away = (B, N // M, max(1, cut.k_blocks - 2), blocks, MR, cut.block_k)
     steps = by_rows(cut, sweeps=2)
     grid_spec = pltpu.PrefetchScalarGridSpec(
         num_scalar_prefetch=len(steps),
         grid=(B, N // M, len(steps.q)),
-        in_specs=[specs(tile, inputs, "two_kept" if keep else "two")],
+        in_specs=[specs(tile, inputs, "two")],
         out_specs=[
             pl.BlockSpec(
                 (1, M, cut.block_q, H), lambda b, g, s, q, *_: (b, g, q[s], 0)
@@ -85,15 +92,17 @@ def forward(tile: Tile, inputs: Inputs, *, keep: bool, vmem: int, interpret):
             pl.BlockSpec(
                 (1, 1, 1, blocks, MR), lambda b, g, s, q, *_: (b, g, q[s], 0, 0)
             ),
+            pl.BlockSpec(memory_space=pl.ANY),
         ],
-        scratch_shapes=[_scratch(tile, inputs, H, keep)],
+        scratch_shapes=[_scratch(tile, inputs, H)],
     )
-    return pl.pallas_call(
+    out, lse, _ = pl.pallas_call(
         partial(_kernel, tile),
         grid_spec=grid_spec,
         out_shape=[
             jax.ShapeDtypeStruct((B, N, cut.rows, H), inputs.v.dtype),
             jax.ShapeDtypeStruct((B, N // M, cut.q_blocks, blocks, MR), jnp.float32),
+            jax.ShapeDtypeStruct(away, tile.dtype),
         ],
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "parallel", "arbitrary"),
@@ -102,13 +111,13 @@ def forward(tile: Tile, inputs: Inputs, *, keep: bool, vmem: int, interpret):
         interpret=interpret,
         name="mta_mixing_forward",
     )(*steps, inputs)
+    return out, lse
 
 
-def _scratch(tile: Tile, inputs: Inputs, H: int, keep: bool) -> Scratch:
+def _scratch(tile: Tile, inputs: Inputs, H: int) -> Scratch:
     cut, f32 = tile.cut, jnp.float32
     blocks, MR, _ = tile.mixed_shape
     mask = pltpu.VMEM((cut.windows, cut.block_q, LANES), f32)
-    kept = (cut.k_blocks, blocks, MR, cut.block_k)
     return Scratch(
         tile=pltpu.VMEM(tile.tile_shape, tile.stored),
         seen=mask,
@@ -117,13 +126,24 @@ def _scratch(tile: Tile, inputs: Inputs, H: int, keep: bool) -> Scratch:
         sum=pltpu.VMEM(tile.mixed_shape, f32),
         out=pltpu.VMEM((tile.heads, cut.block_q, H), f32),
         prob=None if inputs.taps is None else pltpu.VMEM(tile.padded_shape, f32),
-        kept=pltpu.VMEM(kept, tile.dtype) if keep else None,
+        kept=pltpu.VMEM((2, blocks, MR, cut.block_k), tile.dtype),
+        copied=pltpu.SemaphoreType.DMA((2,)),
     )
 
 
-def _kernel(tile: Tile, qs, ks, sweeps, edges, inputs, out_ref, lse_ref, scratch):
+def _kernel(tile: Tile, qs, ks, sweeps, edges, inputs, out_ref, lse_ref, away, scratch):
     s = pl.program_id(2)
     q, k, sweep, edge = qs[s], ks[s], sweeps[s], edges[s]
+    away = away.at[pl.program_id(0), pl.program_id(1)]
+    # The last two blocks of keys stay, those before them are laid by.
+    first_to_stay = last_block(tile.cut, q) - 1
+
+    def copy(k, *, back: bool):
+        slot = lax.rem(k, 2)
+        places = scratch.kept.at[slot], away.at[k]
+        return pltpu.make_async_copy(
+            *(reversed(places) if back else places), scratch.copied.at[slot]
+        )
 
     @pl.when((sweep == 0) & (edge % 2 == FIRST))
     def start():
@@ -133,11 +153,19 @@ def _kernel(tile: Tile, qs, ks, sweeps, edges, inputs, out_ref, lse_ref, scratch
         if scratch.prob is not None:
             clear_padding(tile, scratch.prob)
 
+    @pl.when((sweep == 0) & (k >= 2))
+    def room_for_scores():
+        copy(k - 2, back=False).wait()
+
     @pl.when(sweep == 0)
     def first_sweep():
         masks(tile, inputs, q, k, scratch.seen, scratch.near)
         score_tile(tile, inputs, scratch.near, scratch.tile, q, k)
-        each_rows(tile, partial(_add_sums, tile, inputs, scratch, k), 4)
+        each_rows(tile, partial(_add_sums, tile, inputs, scratch, lax.rem(k, 2)), 4)
+
+    @pl.when((sweep == 0) & (k < first_to_stay))
+    def lay_by():
+        copy(k, back=False).start()
 
     @pl.when((sweep == 0) & (edge >= LAST))
     def sums():
@@ -145,12 +173,18 @@ def _kernel(tile: Tile, qs, ks, sweeps, edges, inputs, out_ref, lse_ref, scratch
             tile, tile.mixed_shape[0], partial(_log_sum_exp, tile, scratch, lse_ref), 4
         )
 
+    @pl.when((sweep == 1) & (k > 0) & (k <= first_to_stay))
+    def take_up():
+        copy(k - 1, back=True).start()
+
+    @pl.when((sweep == 1) & (k < first_to_stay))
+    def scores_there():
+        copy(k, back=True).wait()
+
     @pl.when(sweep == 1)
     def second_sweep():
-        masks(tile, inputs, q, k, scratch.seen, scratch.near)
-        if scratch.kept is None:
-            score_tile(tile, inputs, scratch.near, scratch.tile, q, k)
-        each_rows(tile, partial(_probabilities, tile, inputs, scratch, k), 4)
+        masks(tile, inputs, q, k, scratch.seen, None)
+        each_rows(tile, partial(_probabilities, tile, inputs, scratch, lax.rem(k, 2)), 4)
         _values(tile, inputs, scratch)
 
     @pl.when((sweep == 1) & (edge >= LAST))
@@ -158,10 +192,9 @@ def _kernel(tile: Tile, qs, ks, sweeps, edges, inputs, out_ref, lse_ref, scratch
         out_ref[0] = scratch.out[...].astype(out_ref.dtype)
 
 
-def _add_sums(tile: Tile, inputs, scratch, k, at, _):
+def _add_sums(tile: Tile, inputs, scratch, slot, at, _):
     score = masked_scores(tile, inputs, scratch.tile, scratch.seen, at)
-    if scratch.kept is not None:
-        scratch.kept[k, at] = score.astype(tile.dtype)
+    scratch.kept[slot, at] = score.astype(tile.dtype)
     columns = [score[:, w * LANES : (w + 1) * LANES] for w in range(tile.cut.windows)]
     old = top = scratch.top[at]
     for column in columns:
@@ -187,12 +220,8 @@ def _log_sum_exp(tile: Tile, scratch, lse_ref, at):
     scratch.top[at] = jnp.broadcast_to(lse, top.shape).T
 
 
-def _probabilities(tile: Tile, inputs, scratch, k, at, phase):
-    if scratch.kept is None:
-        score = masked_scores(tile, inputs, scratch.tile, scratch.seen, at)
-        score = score.astype(tile.dtype)
-    else:
-        score = scratch.kept[k, at]
+def _probabilities(tile: Tile, inputs, scratch, slot, at, phase):
+    score = scratch.kept[slot, at]
     lse = scratch.top[at]
     prob = jnp.concatenate(
         [

@@ -21,6 +21,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 LANES = 128
 
@@ -95,10 +96,16 @@ class Cut(NamedTuple):
         return min(((q + 1) * self.own_q - 1) // self.own_k, self.k_blocks - 1)
 
 
+def last_block(cut: Cut, q):
+    """`last_k` of an index that is known on the device only."""
+    last = lax.div((q + 1) * cut.own_q - 1, cut.own_k)
+    return jnp.minimum(last, cut.k_blocks - 1)
+
+
 def by_rows(cut: Cut, sweeps: int = 1) -> Steps:
-    """For each block of rows all visible keys, `sweeps` times."""
+    """For each block of rows all visible keys, `sweeps` times, there and back."""
     found = [
-        [(q, k, sweep) for k in range(cut.last_k(q) + 1)]
+        [(q, k, sweep) for k in range(cut.last_k(q) + 1)][:: 1 - 2 * sweep]
         for q in range(cut.q_blocks)
         for sweep in range(sweeps)
     ]

@@ -19,6 +19,7 @@ from jaxloop_kernels.multi_token_attention.pallas_tpu_mixing_layout import (
     LANES,
     Cut,
     joint_rows,
+    last_block,
 )
 
 NEVER = -(2.0**100)
@@ -27,7 +28,7 @@ PAD = 8
 """Rows before each phase of the probabilities: what a shift reads beyond the block."""
 
 
-Sweeps = Literal["one", "two", "two_kept"]
+Sweeps = Literal["one", "two"]
 
 
 class Tile(NamedTuple):
@@ -345,7 +346,7 @@ def specs(tile: Tile, inputs: Inputs, sweeps: Sweeps = "one") -> Inputs:
     """Blocks of the inputs for a grid of (batch, group, step) with `Steps` prefetched.
 
     What a sweep has no use for stays as it was and is not fetched again: the values in
-    the first of two, the keys in the second if scores are kept.
+    the first of two, the keys in the second.
     """
     cut, M = tile.cut, tile.heads
     groups = inputs.q.shape[1] // M
@@ -354,9 +355,8 @@ def specs(tile: Tile, inputs: Inputs, sweeps: Sweeps = "one") -> Inputs:
         return b, g, q[s], 0
 
     def of_keys(b, g, s, q, k, sweep, edge):
-        if sweeps == "two_kept":
-            last = lax.div((q[s] + 1) * cut.own_q - 1, cut.own_k)
-            last = jnp.minimum(last, cut.k_blocks - 1)
+        if sweeps == "two":
+            last = last_block(cut, q[s])
             return b, g, jnp.where(sweep[s] == 0, k[s], last), 0
         return b, g, k[s], 0
 
