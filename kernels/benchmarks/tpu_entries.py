@@ -30,6 +30,10 @@ from jaxloop_kernels.multi_token_attention import (
     reference,
 )
 from jaxloop_kernels.multi_token_attention import pallas_tpu_mixing as mixing
+from jaxloop_kernels.multi_token_attention.pallas_tpu_mixing_inputs import (
+    convolved,
+    cut_inputs,
+)
 from jaxloop_kernels.paged_attention import pallas_tpu as paged_attention
 from jaxloop_kernels.paged_attention.shapes import SHAPES as PAGED
 from jaxloop_kernels.paged_attention.shapes import Shape as PagedShape
@@ -198,15 +202,20 @@ def _mixing(shape: Heads, blocks: Blocks, chip: str, gradient: bool = False):
     arrays = _mta(shape, **FULL)
     scale = shape.H**-0.5
     with tracing_for(chip):
-        tile, run = mixing.plan(
-            *arrays, scale=scale, order="convolve_first", interpret=False, **blocks
-        )
-        inputs = jax.eval_shape(partial(mixing.cut_inputs, tile, scale=scale), *arrays)
-        forward = partial(mixing.attend_forward, tile, run)
-        out, saved = jax.eval_shape(forward, inputs)
-    if gradient:
-        return partial(mixing.attend_backward, tile, run), (saved, out)
-    return (lambda inputs: forward(inputs)[0]), (inputs,)
+        how = {"order": "convolve_first", "interpret": False, **blocks}
+        run = mixing.plan(*arrays, scale=scale, **how)
+        tile = run.backward if gradient else run.forward
+
+        def inputs(*arrays):
+            return cut_inputs(tile, convolved(tile, *arrays, scale=scale))
+
+        args = (jax.eval_shape(inputs, *arrays),)
+        how = {"vmem": run.vmem, "interpret": False}
+        kernels = partial(mixing.forward, tile, **how)
+        if gradient:
+            args = (*args, *reversed(jax.eval_shape(kernels, *args)))
+            kernels = partial(mixing.backward, tile, **how)
+    return kernels, args
 
 
 def _mta_dense(shape: Heads, blocks: Blocks, chip: str):

@@ -26,15 +26,22 @@ padding inside of it.
 Shapes as in `widen`; G groups of three lags.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
-from jaxloop_kernels.multi_token_attention.widen import exact, moved, widen_keys
+from jaxloop_kernels.multi_token_attention.widen import exact, lanes, moved, widen_keys
 
 
 def gains(taps: int) -> bool:
     """Whether four products for three lags are fewer than one a lag and query."""
     return 2 * _groups(taps) < taps
+
+
+def width(taps: int, H: int) -> int:
+    """Of a wide query or key, each of the four products in whole lanes."""
+    return 4 * lanes(_groups(taps) * H)
 
 
 def _groups(taps: int) -> int:
@@ -61,27 +68,52 @@ def pair_queries(
         same_BM = moved(segments_BT, -lag, axis=1)[:, ::2] == own_BM
         return jnp.where(same_BM[:, None, :, None], x_BNMH, 0)
 
+    return jnp.stack(pair_rows(lagged, taps, q_BNTH.dtype), axis=-2)
+
+
+def pair_rows(lagged: Callable[[int], jax.Array], taps: int, dtype) -> list[jax.Array]:
+    """What each of the four products takes of a pair's rows, G side by side.
+
+    lagged(lag): the rows `lag` before the first of a pair, -1 is the second.
+    """
     parts = [[], [], [], []]
     for group in range(_groups(taps)):
         d0, d1, d2, d3 = (lagged(3 * group + 2 - n) for n in range(4))
         for part, x in zip(parts, (d0 - d2, d1 + d2, d2 - d1, d3 - d1), strict=True):
-            part.append(x.astype(q_BNTH.dtype))
-    wide_BNME = jnp.concatenate([x for part in parts for x in part], axis=-1)
-    return wide_BNME.reshape(*wide_BNME.shape[:3], 4, -1)
+            part.append(x.astype(dtype))
+    return [jnp.concatenate(part, axis=-1) for part in parts]
+
+
+def both_rows(products) -> tuple[jax.Array, jax.Array]:
+    """The first and the second of each pair, from the four products."""
+    one, two, three, four = products
+    return one + (two + three), (two - three) + four
+
+
+def products_bar(first_bar, second_bar) -> list[jax.Array]:
+    """The transpose of `both_rows`."""
+    return [first_bar, first_bar + second_bar, first_bar - second_bar, second_bar]
 
 
 def pair_keys(
     k_BKTH: jax.Array, theta_NAC: jax.Array, segments_BT: jax.Array | None = None
 ) -> jax.Array:
     """(B, N, T, 4, G * H), in k's dtype."""
-    N, A, C = theta_NAC.shape
-    G = _groups(A)
-    by_lag_NAC = jnp.pad(exact(theta_NAC)[:, ::-1], ((0, 0), (0, 3 * G - A), (0, 0)))
-    g2, g1, g0 = jnp.moveaxis(by_lag_NAC.reshape(N, G, 3, C), 2, 0)
-    parts = [g0, (g0 + g1 + g2) / 2, (g0 - g1 + g2) / 2, g2]
-    right_N4GC = jnp.stack(parts, axis=1)
-    wide = widen_keys(k_BKTH, right_N4GC.reshape(N, 4 * G, C), segments_BT)
+    N, _, C = theta_NAC.shape
+    right_NPC = pair_taps(theta_NAC).reshape(N, -1, C)
+    wide = widen_keys(k_BKTH, right_NPC, segments_BT)
     return wide.reshape(*wide.shape[:3], 4, -1)
+
+
+def pair_taps(taps_NAx: jax.Array) -> jax.Array:
+    """(N, 4, G, ...) float32: what the four products take of the taps (N, A, ...)."""
+    N, A, *shape = taps_NAx.shape
+    G = _groups(A)
+    more = [(0, 0), (0, 3 * G - A), *[(0, 0)] * len(shape)]
+    by_lag_NAx = jnp.pad(exact(taps_NAx)[:, ::-1], more)
+    g2, g1, g0 = jnp.moveaxis(by_lag_NAx.reshape(N, G, 3, *shape), 2, 0)
+    parts = [g0, (g0 + g1 + g2) / 2, (g0 - g1 + g2) / 2, g2]
+    return jnp.stack(parts, axis=1)
 
 
 def near_logits(q_BNME: jax.Array, k_BNTE: jax.Array) -> jax.Array:

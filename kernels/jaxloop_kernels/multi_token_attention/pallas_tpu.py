@@ -62,9 +62,9 @@ def _parts(kernel_NAC) -> int:
 
 def _width(plan: Plan, H: int, theta_NAC) -> int:
     """Of a widened key."""
-    if not plan.paired:
-        return _lanes(H * _parts(theta_NAC))
-    return 4 * _lanes(H * -(-theta_NAC.shape[1] // 3))
+    if plan.paired:
+        return pairing.width(theta_NAC.shape[1], H)
+    return widen.lanes(H * _parts(theta_NAC))
 
 
 def core(
@@ -194,7 +194,7 @@ def widened_logits(plan: Plan, q_BNTH, k_BKTH, theta_NAC, scale, rank, segments_
         band_BNTU = widen.causal_band(*arrays)
         more = band_rows(plan.diagonals) - plan.diagonals
         band_BNTU = jnp.pad(band_BNTU, ((0, 0), (0, 0), (0, 0), (0, more)))
-    return _whole_lanes(q), _whole_lanes(k), band_BNTU
+    return widen.whole_lanes(q), widen.whole_lanes(k), band_BNTU
 
 
 def _factorised(kernel_NAC, rank: int | None):
@@ -206,18 +206,6 @@ def _factorised(kernel_NAC, rank: int | None):
         "NAP,NPC->NAC", left_NAP, right_NPC, precision=widen.HIGHEST
     )
     return product_NAC, left_NAP, right_NPC
-
-
-def _whole_lanes(x_BNTPE) -> jax.Array:
-    """(B, N, T, P * E): the products side by side, each of whole lanes."""
-    E = x_BNTPE.shape[-1]
-    x_BNTPE = jnp.pad(x_BNTPE, (*[(0, 0)] * 4, (0, _lanes(E) - E)))
-    return x_BNTPE.reshape(*x_BNTPE.shape[:3], -1)
-
-
-def _lanes(size: int) -> int:
-    """Rounded up to whole lanes."""
-    return size + -size % LANES
 
 
 def _convolved(plan: Plan, queries, v_BKTH, phi_NAC, rank, segments_BT) -> jax.Array:

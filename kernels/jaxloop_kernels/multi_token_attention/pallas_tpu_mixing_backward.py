@@ -54,6 +54,8 @@ from jaxloop_kernels.multi_token_attention.pallas_tpu_mixing_tile import (
     meets_band,
     score_tile,
     specs,
+    stats_by_row,
+    stats_of_rows,
 )
 
 Pass = Literal["delta", "queries", "keys"]
@@ -111,17 +113,7 @@ class Scratch(NamedTuple):
 def backward(
     tile: Tile, inputs: Inputs, lse, out_bar, *, vmem: int, interpret
 ) -> Inputs:
-    """Gradients of the inputs, None for those of segments.
-
-    One window of keys at a time: two do not fit beside all that is added up.
-    """
-    full, tile = inputs, tile._replace(cut=tile.cut._replace(windows=1))
-    J, segment_k = tile.cut.keys, inputs.segment_k
-    inputs = inputs._replace(
-        k=inputs.k[:, :, :J],
-        v=inputs.v[:, :, :J],
-        segment_k=None if segment_k is None else segment_k[:, :, :J],
-    )
+    """Gradients of the inputs, None for those of segments."""
     saved = Saved(out_bar, lse, taps_back=_transposed(inputs.taps))
     call = partial(_call, tile, inputs, vmem=vmem, interpret=interpret)
     delta = call("delta", saved).delta
@@ -133,13 +125,10 @@ def backward(
             x = factor * x.sum(axis=0).reshape(like.shape)
             return x.astype(like.dtype)
 
-    def padded(x):
-        return jnp.pad(x, ((0, 0), (0, 0), (0, full.k.shape[2] - J), (0, 0)))
-
     return Inputs(
         q=queries.q,
-        k=padded(keys.k),
-        v=padded(keys.v),
+        k=keys.k,
+        v=keys.v,
         band=queries.band,
         pre_mix=of_all(keys.pre_mix, inputs.pre_mix, log(2)),
         taps=of_all(keys.taps, inputs.taps),
@@ -159,12 +148,8 @@ def _shared(tile: Tile, delta):
     cut = tile.cut
     if not cut.lags:
         return delta
-    B, G, blocks, inner, _ = delta.shape
-    split = (B, G, blocks, inner, tile.heads, tile.mix_rows)
-    by_head = delta.reshape(split).transpose(0, 1, 4, 2, 3, 5)
-    total = sum_rows(cut, by_head.reshape(B, G * tile.heads, cut.rows, 1))
-    total = total.reshape(B, G, tile.heads, blocks, inner, tile.mix_rows)
-    return total.transpose(0, 1, 3, 4, 2, 5).reshape(delta.shape)
+    total_BNI1 = sum_rows(cut, stats_by_row(tile, delta))
+    return stats_of_rows(tile, total_BNI1)
 
 
 def _call(tile: Tile, inputs: Inputs, name: Pass, saved: Saved, *, vmem, interpret):
@@ -259,7 +244,8 @@ def _scratch(tile: Tile, inputs: Inputs, name: Pass) -> Scratch:
 
     def of_rows(x):
         if x is not None and queries:
-            return pltpu.VMEM((tile.heads, cut.block_q, x.shape[-1]), f32)
+            rows = x.shape[2] // cut.q_blocks
+            return pltpu.VMEM((tile.heads, rows, x.shape[-1]), f32)
 
     return Scratch(
         seen=mask,
@@ -300,26 +286,31 @@ def _kernel(tile, name: Pass, qs, ks, _, edges, inputs, saved, grads, scratch):
         for ref in sums.values():
             ref[...] = jnp.zeros_like(ref)
 
+    def heads(body, *refs):
+        each(tile, tile.heads, partial(body, tile, *refs), 2)
+
+    def rows(body, *refs):
+        each_rows(tile, partial(body, tile, *refs), 4)
+
     masks(tile, inputs, q, k, scratch.seen, scratch.near)
     score_tile(tile, inputs, scratch.near, scratch.score, q, k)
-    each_rows(tile, partial(probabilities, tile, inputs, saved, scratch))
-    each(tile, tile.heads, partial(through_values, tile, inputs, saved, scratch))
+    rows(probabilities, inputs, saved, scratch)
+    heads(through_values, inputs, saved, scratch)
     if not tile.mix_first:
         if name == "keys":
-            each(tile, tile.heads, partial(convolved, tile, inputs, scratch))
-        each_rows(tile, partial(through_late_mix, tile, inputs, grads, scratch))
-    each(tile, tile.heads, partial(through_taps, tile, inputs, saved, grads, scratch))
+            heads(convolved, inputs, scratch)
+        rows(through_late_mix, inputs, grads, scratch)
+    heads(through_taps, inputs, saved, grads, scratch)
     if name == "delta":
-        each_rows(tile, partial(add_delta, tile, inputs, scratch))
+        rows(add_delta, inputs, scratch)
     else:
-        step = partial(through_softmax, tile, inputs, saved, grads, scratch)
-        each_rows(tile, step)
-        each(tile, tile.heads, partial(through_scores, tile, inputs, scratch))
+        rows(through_softmax, inputs, saved, grads, scratch)
+        heads(through_scores, inputs, scratch)
     if scratch.band is not None:
 
         @pl.when(meets_band(tile, q, k))
         def band():
-            each(tile, tile.heads, partial(through_band, tile, scratch))
+            heads(through_band, scratch)
 
     @pl.when(edge >= LAST)
     def finish():

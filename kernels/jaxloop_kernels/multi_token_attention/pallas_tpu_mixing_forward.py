@@ -22,8 +22,12 @@ from jaxloop_kernels.multi_token_attention.pallas_tpu_mixing_layout import (
     LANES,
     LAST,
     by_rows,
-    joint_taps,
     last_block,
+)
+from jaxloop_kernels.multi_token_attention.pallas_tpu_mixing_taps import (
+    convolved,
+    joint_taps,
+    paired_taps,
 )
 from jaxloop_kernels.multi_token_attention.pallas_tpu_mixing_tile import (
     NEVER,
@@ -31,7 +35,6 @@ from jaxloop_kernels.multi_token_attention.pallas_tpu_mixing_tile import (
     Tile,
     by_rows_view,
     clear_padding,
-    convolved,
     dot,
     each,
     each_rows,
@@ -75,8 +78,10 @@ def forward(tile: Tile, inputs: Inputs, *, vmem: int, interpret):
     (B, G, blocks of rows, blocks of R rows, M R)."""
     cut, M = tile.cut, tile.heads
     B, N = inputs.q.shape[:2]
-    if tile.joint:
+    if tile.late == "joint":
         inputs = inputs._replace(taps=joint_taps(cut, inputs.taps))
+    elif tile.late == "pairs":
+        inputs = inputs._replace(taps=paired_taps(inputs.taps))
     H = inputs.v.shape[-1]
     blocks, MR, _ = tile.mixed_shape
     away = (B, N // M, max(1, cut.k_blocks - 2), blocks, MR, cut.block_k)
@@ -135,15 +140,15 @@ def _kernel(tile: Tile, qs, ks, sweeps, edges, inputs, out_ref, lse_ref, away, s
     s = pl.program_id(2)
     q, k, sweep, edge = qs[s], ks[s], sweeps[s], edges[s]
     away = away.at[pl.program_id(0), pl.program_id(1)]
+    slot = lax.rem(k, 2)
     # The last two blocks of keys stay, those before them are laid by.
     first_to_stay = last_block(tile.cut, q) - 1
 
     def copy(k, *, back: bool):
         slot = lax.rem(k, 2)
-        places = scratch.kept.at[slot], away.at[k]
-        return pltpu.make_async_copy(
-            *(reversed(places) if back else places), scratch.copied.at[slot]
-        )
+        kept, laid_by = scratch.kept.at[slot], away.at[k]
+        source, target = (laid_by, kept) if back else (kept, laid_by)
+        return pltpu.make_async_copy(source, target, scratch.copied.at[slot])
 
     @pl.when((sweep == 0) & (edge % 2 == FIRST))
     def start():
@@ -161,7 +166,7 @@ def _kernel(tile: Tile, qs, ks, sweeps, edges, inputs, out_ref, lse_ref, away, s
     def first_sweep():
         masks(tile, inputs, q, k, scratch.seen, scratch.near)
         score_tile(tile, inputs, scratch.near, scratch.tile, q, k)
-        each_rows(tile, partial(_add_sums, tile, inputs, scratch, lax.rem(k, 2)), 4)
+        each_rows(tile, partial(_add_sums, tile, inputs, scratch, slot), 8)
 
     @pl.when((sweep == 0) & (k < first_to_stay))
     def lay_by():
@@ -184,7 +189,9 @@ def _kernel(tile: Tile, qs, ks, sweeps, edges, inputs, out_ref, lse_ref, away, s
     @pl.when(sweep == 1)
     def second_sweep():
         masks(tile, inputs, q, k, scratch.seen, None)
-        each_rows(tile, partial(_probabilities, tile, inputs, scratch, lax.rem(k, 2)), 4)
+        each_rows(
+            tile, partial(_probabilities, tile, inputs, scratch, lax.rem(k, 2)), 4
+        )
         _values(tile, inputs, scratch)
 
     @pl.when((sweep == 1) & (edge >= LAST))
@@ -241,7 +248,7 @@ def _probabilities(tile: Tile, inputs, scratch, slot, at, phase):
 def _values(tile: Tile, inputs, scratch):
     """Steps 6 to 8 of a tile, added to the output."""
     if inputs.taps is not None:
-        each(tile, tile.heads, partial(_convolve_head, tile, inputs, scratch), 4)
+        each(tile, tile.heads, partial(_convolve_head, tile, inputs, scratch), 8)
         if not tile.mix_first:
             each_rows(tile, partial(_mix_rows, tile, inputs, scratch), 8)
 
@@ -250,7 +257,7 @@ def _values(tile: Tile, inputs, scratch):
         prob = wide(scratch.tile.at[m])
         scratch.out[m] += dot(prob.astype(tile.dtype), value)
 
-    each(tile, tile.heads, head, 4)
+    each(tile, tile.heads, head, 8)
 
 
 def _convolve_head(tile: Tile, inputs, scratch, m):

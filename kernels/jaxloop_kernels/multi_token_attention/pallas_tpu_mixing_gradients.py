@@ -9,18 +9,22 @@ Shapes: M heads of a group, R rows mixed at once, w window of a block.
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
+from jaxloop_kernels.multi_token_attention import pairing
 from jaxloop_kernels.multi_token_attention.pallas_tpu_mixing_layout import LANES
+from jaxloop_kernels.multi_token_attention.pallas_tpu_mixing_taps import (
+    convolve,
+    convolve_back,
+    lagged_rows,
+)
 from jaxloop_kernels.multi_token_attention.pallas_tpu_mixing_tile import (
     PAD,
     Tile,
     all_heads,
     by_rows_view,
-    convolve,
-    convolve_back,
+    columns,
     dot,
     each,
     kv_head,
-    lagged_rows,
     masked_scores,
     mix,
     owned,
@@ -164,12 +168,16 @@ def through_softmax(tile, inputs, saved, grads, scratch, at, phase):
 
 def through_scores(tile, inputs, scratch, m):
     """The products of step 3, widened, backward."""
-    bar = wide(scratch.score.at[m]).astype(tile.dtype)
+    bars = [wide(scratch.score.at[m])]
+    if tile.paired:
+        bars = pairing.products_bar(*jnp.split(bars[0], 2))
     kv = kv_head(tile, inputs.k, m)
-    if scratch.q is not None:
-        scratch.q[m] += dot(bar, inputs.k[0, kv])
-    if scratch.k is not None:
-        scratch.k[kv] += dot(bar, inputs.q[0, m], (0, 0))
+    for e, bar in zip(columns(tile, inputs.k), bars, strict=True):
+        bar = bar.astype(tile.dtype)
+        if scratch.q is not None:
+            scratch.q[m, :, e] += dot(bar, inputs.k[0, kv, :, e])
+        if scratch.k is not None:
+            scratch.k[kv, :, e] += dot(bar, inputs.q[0, m, :, e], (0, 0))
 
 
 def through_band(tile, scratch, m):

@@ -1,11 +1,11 @@
 """How the mixing kernel cuts time into blocks, and which of them it visits.
 
-A convolution after the softmax reaches over the edge of a block: A - 1 rows up, and
-C // 2 keys to either side. Blocks therefore overlap. A block of rows has the last
-A - 1 rows of the block before it on top; a window of 128 keys, the lanes of one vector
-register, has C // 2 foreign keys at either end. What a block computes of those rows and
-keys is only read by the convolution; no value moves between blocks, and the transpose
-of a cut adds up what the parts contributed.
+A convolution after the softmax reaches over the edge of a block: A - 1 rows up, and C
+// 2 keys to either side. Blocks therefore overlap. A block of rows has the last A - 1
+rows (one more, to be even) of the block before it on top; a window of 128 keys, the
+lanes of one vector register, has C // 2 foreign keys at either end. What a block
+computes of those rows and keys is only read by the convolution; no value moves between
+blocks, and the transpose of a cut adds up what the parts contributed.
 
 Rows of a block are stored by phase: all even ones, then all odd ones. The row of lag l
 of an even row is an odd row for odd l: shifts by up to A - 1 rows are shifts by half as
@@ -62,9 +62,14 @@ class Cut(NamedTuple):
         return self.windows * LANES
 
     @property
+    def halo(self) -> int:
+        """Rows of a block that are an earlier one's: whole pairs."""
+        return self.lags + self.lags % 2
+
+    @property
     def own_q(self) -> int:
         """Rows of a block that are in no earlier one."""
-        return self.block_q - self.lags
+        return self.block_q - self.halo
 
     @property
     def own_window(self) -> int:
@@ -132,15 +137,29 @@ def _steps(runs: list[list[tuple[int, int, int]]]) -> Steps:
 
 def cut_rows(cut: Cut, x_BNTD: jax.Array) -> jax.Array:
     """(B, N, I, D): blocks of rows, zeros before the first and after the last row."""
-    B, N, T, D = x_BNTD.shape
+    B, N, _, D = x_BNTD.shape
     blocks, phases = cut.q_blocks, cut.phases
-    x = jnp.pad(x_BNTD, ((0, 0), (0, 0), (0, blocks * cut.own_q - T), (0, 0)))
-    x = x.reshape(B, N, blocks, cut.own_q, D)
-    if cut.lags:
-        before = jnp.pad(x[:, :, :-1, cut.own_q - cut.lags :], _LATER)
-        x = jnp.concatenate([before, x], axis=3)
+    x = _overlapping(x_BNTD, blocks, cut.own_q, cut.halo)
     x = x.reshape(B, N, blocks, cut.block_q // phases, phases, D)
     return x.swapaxes(3, 4).reshape(B, N, cut.rows, D)
+
+
+def cut_pairs(cut: Cut, x_BNMD: jax.Array) -> jax.Array:
+    """(B, N, I / 2, D): the same of what has one row for each pair."""
+    B, N, _, D = x_BNMD.shape
+    x = _overlapping(x_BNMD, cut.q_blocks, cut.own_q // 2, cut.halo // 2)
+    return x.reshape(B, N, cut.rows // 2, D)
+
+
+def _overlapping(x_BNTD, blocks: int, own: int, halo: int):
+    """(B, N, blocks, halo + own, D)."""
+    B, N, T, D = x_BNTD.shape
+    x = jnp.pad(x_BNTD, ((0, 0), (0, 0), (0, blocks * own - T), (0, 0)))
+    x = x.reshape(B, N, blocks, own, D)
+    if not halo:
+        return x
+    before = jnp.pad(x[:, :, :-1, own - halo :], _LATER)
+    return jnp.concatenate([before, x], axis=3)
 
 
 _LATER = ((0, 0), (0, 0), (1, 0), (0, 0), (0, 0))
@@ -152,7 +171,7 @@ def join_rows(cut: Cut, x_BNID: jax.Array) -> jax.Array:
     B, N, _, D = x_BNID.shape
     blocks, phases = cut.q_blocks, cut.phases
     x = x_BNID.reshape(B, N, blocks, phases, cut.block_q // phases, D)
-    x = x.swapaxes(3, 4).reshape(B, N, blocks, cut.block_q, D)[:, :, :, cut.lags :]
+    x = x.swapaxes(3, 4).reshape(B, N, blocks, cut.block_q, D)[:, :, :, cut.halo :]
     return x.reshape(B, N, blocks * cut.own_q, D)[:, :, : cut.time]
 
 
@@ -190,48 +209,3 @@ def spread_band(cut: Cut, band_BNTU: jax.Array) -> jax.Array:
     u_TL = ahead % cut.own_window
     wide = sum(jnp.where(u_TL == u, band_BNTU[..., u : u + 1], 0.0) for u in range(U))
     return cut_rows(cut, jnp.asarray(wide))
-
-
-def tap_matrices(kernel_NAC: jax.Array) -> jax.Array:
-    """(N, A, 128, 128): the convolution over the keys of a window as products.
-
-    Matrix a has tap c of query tap a where (row - column) = c - C // 2.
-    """
-    C = kernel_NAC.shape[2]
-    lane = np.arange(LANES)
-    offset = lane[:, None] - lane + C // 2
-    one_hot_CLL = (offset == np.arange(C)[:, None, None]).astype(np.float32)
-    return jnp.einsum(
-        "NAC,CLM->NALM",
-        kernel_NAC.astype(jnp.float32),
-        one_hot_CLL,
-        precision=jax.lax.Precision.HIGHEST,
-    )
-
-
-def joint_rows(cut: Cut) -> list[tuple[int, int]]:
-    """(phase, shift) of all rows that a row of either phase takes part of."""
-    pairs = [(phase, lag) for phase in (0, 1) for lag in range(cut.lags + 1)]
-    sources = [(phase, lag, (phase - lag) % 2) for phase, lag in pairs]
-    return sorted({(s, (lag - phase + s) // 2) for phase, lag, s in sources})
-
-
-def joint_taps(cut: Cut, taps: jax.Array) -> jax.Array:
-    """(N, parts 128, 256) of (N, A 128, 128): columns of even rows, then of odd ones.
-
-    For a matrix unit that is 256 wide: it has the columns anyway, and both phases share
-    most of the rows that they take.
-    """
-    N, A = taps.shape[0], cut.lags + 1
-    squares = taps.reshape(N, A, LANES, LANES)
-    zero = jnp.zeros((N, LANES, LANES), taps.dtype)
-
-    def block(source, shift, phase):
-        lag = 2 * shift + phase - source
-        return squares[:, A - 1 - lag] if 0 <= lag < A else zero
-
-    rows = [
-        jnp.concatenate([block(*part, phase) for phase in (0, 1)], axis=2)
-        for part in joint_rows(cut)
-    ]
-    return jnp.concatenate(rows, axis=1)

@@ -9,16 +9,19 @@ registers lie anyway.
 Shapes: M heads of a group, R rows mixed at once, A query taps, w window of a block.
 """
 
+import math
 from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
 
+from jaxloop_kernels.multi_token_attention import pairing
 from jaxloop_kernels.multi_token_attention.pallas_tpu_mixing_layout import (
     LANES,
     Cut,
-    joint_rows,
+    cut_rows,
+    join_rows,
     last_block,
 )
 
@@ -29,6 +32,9 @@ PAD = 8
 
 
 Sweeps = Literal["one", "two"]
+Late = Literal["lags", "joint", "pairs"]
+"""How the forward kernel convolves after the softmax: a product of each phase's rows of
+all lags; one for both phases, see `joint_taps`; four for both, see `pairing`."""
 
 
 class Tile(NamedTuple):
@@ -44,8 +50,9 @@ class Tile(NamedTuple):
     """Diagonals from which the band is subtracted."""
     dtype: Any
     """Of the products' operands; they accumulate in float32."""
-    joint: bool = False
-    """Whether one product convolves the rows of both phases; see `joint_taps`."""
+    paired: bool = False
+    """Whether queries and keys are those of `pairing`."""
+    late: Late = "lags"
     unroll: bool = True
     """Whether loops run several turns as one: not when interpreted."""
 
@@ -113,13 +120,15 @@ def dot(a, b, contract: tuple[int, int] = (1, 0)):
 
 
 def each(tile: Tile, count: int, body, together: int = 1):
-    """body(0), ..., body(count - 1), `together` of them in one straight piece.
+    """body(0), ..., body(count - 1), about `together` of them in one straight piece.
 
     The compiler fills the matrix unit's waits within a piece only.
     """
-    together = together if tile.unroll else 1
-    while count % together:
-        together -= 1
+    if tile.unroll:
+        pieces = [size for size in range(1, count + 1) if count % size == 0]
+        together = min(pieces, key=lambda size: abs(math.log(size / together)))
+    else:
+        together = 1
 
     def chunk(at, _):
         for one in range(together):
@@ -157,7 +166,7 @@ def ahead(tile: Tile, q, k, window: int):
         at = jnp.where(at < tile.phase_rows, 2 * at, 2 * (at - tile.phase_rows) + 1)
     lane = lax.broadcasted_iota(jnp.int32, shape, 1)
     key = (k * cut.windows + window) * cut.own_window - cut.reach + lane
-    row = q * cut.own_q - cut.lags + at
+    row = q * cut.own_q - cut.halo + at
     return jnp.where(key >= 0, row - key, -1)
 
 
@@ -165,7 +174,7 @@ def meets_band(tile: Tile, q, k):
     """Whether the band crosses the tile."""
     cut = tile.cut
     last = (k * cut.windows + cut.windows - 1) * cut.own_window - cut.reach + LANES - 1
-    return q * cut.own_q - cut.lags - last < tile.band
+    return q * cut.own_q - cut.halo - last < tile.band
 
 
 def clear_padding(tile: Tile, ref, *, below: bool = False):
@@ -189,8 +198,14 @@ def score_tile(tile: Tile, inputs: Inputs, near_ref, score_ref, q, k):
     """By head, the convolved scores of step 3."""
 
     def head(m):
-        key = inputs.k[0, kv_head(tile, inputs.k, m)]
-        score = dot(inputs.q[0, m], key, (1, 1))
+        kv = kv_head(tile, inputs.k, m)
+        products = [
+            dot(inputs.q[0, m, :, e], inputs.k[0, kv, :, e], (1, 1))
+            for e in columns(tile, inputs.k)
+        ]
+        score = products[0]
+        if tile.paired:
+            score = jnp.concatenate(pairing.both_rows(products), axis=0)
         if tile.scale != 1.0:
             score = score * tile.scale
         for w in range(tile.cut.windows):
@@ -201,12 +216,19 @@ def score_tile(tile: Tile, inputs: Inputs, near_ref, score_ref, q, k):
         for w in range(tile.cut.windows):
             score_ref[m, w] -= (inputs.band[0, m] * near_ref[w]).astype(score_ref.dtype)
 
-    each(tile, tile.heads, head, 4)
+    each(tile, tile.heads, head, 8)
     if inputs.band is not None:
 
         @pl.when(meets_band(tile, q, k))
         def _():
             each(tile, tile.heads, correct)
+
+
+def columns(tile: Tile, wide_ref) -> list[slice]:
+    """Of wide queries or keys: those of each product that makes the scores."""
+    count = 4 if tile.paired else 1
+    size = wide_ref.shape[-1] // count
+    return [slice(at * size, (at + 1) * size) for at in range(count)]
 
 
 def by_rows_view(tile: Tile, ref, rows):
@@ -247,67 +269,6 @@ def all_heads(tile: Tile, x):
     return x.reshape(tile.heads * tile.mix_rows, x.shape[-1])
 
 
-def lagged_rows(tile: Tile, inputs: Inputs, ref, m, phase: int):
-    """(w rows of a phase, A 128): the rows of all lags, largest first, side by side."""
-    cut, parts = tile.cut, []
-    for lag in range(cut.lags, -1, -1):
-        source = (phase - lag) % cut.phases
-        shift = (lag - phase + source) // cut.phases
-        start = source * (tile.phase_rows + PAD) + PAD - shift
-        part = ref[m, :, start : start + tile.phase_rows]
-        if inputs.earlier is not None and lag:
-            same = inputs.earlier[0, phase_rows_of(tile, phase)] >= lag
-            part = jnp.where(same, part, 0.0)
-        parts.append(part.astype(tile.dtype))
-    return _rows_of_all_windows(parts)
-
-
-def _rows_of_all_windows(parts):
-    """(w rows, parts 128) of parts (w, rows, 128): one product takes up its matrix once
-    for all windows."""
-    x = jnp.concatenate(parts, axis=2)
-    return x.reshape(-1, x.shape[2])
-
-
-def convolve(tile: Tile, inputs: Inputs, padded_ref, m, phase: int):
-    """Step 6 for the rows of one phase of a head: (w, rows, 128) float32.
-
-    One product with the taps' matrices sums the lags.
-    """
-    rows = lagged_rows(tile, inputs, padded_ref, m, phase)
-    return dot(rows, inputs.taps[m]).reshape(-1, tile.phase_rows, LANES)
-
-
-def convolved(tile: Tile, inputs: Inputs, padded_ref, m) -> list:
-    """`convolve` of each phase."""
-    if not tile.joint:
-        phases = range(tile.cut.phases)
-        return [convolve(tile, inputs, padded_ref, m, p) for p in phases]
-    parts = []
-    for source, shift in joint_rows(tile.cut):
-        start = source * (tile.phase_rows + PAD) + PAD - shift
-        part = padded_ref[m, :, start : start + tile.phase_rows]
-        parts.append(part.astype(tile.dtype))
-    both = dot(_rows_of_all_windows(parts), inputs.taps[m])
-    halves = both[:, :LANES], both[:, LANES:]
-    return [half.reshape(-1, tile.phase_rows, LANES) for half in halves]
-
-
-def convolve_back(tile: Tile, inputs: Inputs, taps_back, ref, m, phase: int):
-    """`convolve` transposed: from later rows, in a tile that is padded below."""
-    cut, parts = tile.cut, []
-    for lag in range(cut.lags, -1, -1):
-        target = (phase + lag) % cut.phases
-        start = target * (tile.phase_rows + PAD) + (phase + lag) // cut.phases
-        part = ref[m, :, start : start + tile.phase_rows]
-        if inputs.later is not None and lag:
-            same = inputs.later[0, phase_rows_of(tile, phase)] >= lag
-            part = jnp.where(same, part, 0.0)
-        parts.append(part.astype(tile.dtype))
-    bar = dot(_rows_of_all_windows(parts), taps_back[m])
-    return bar.reshape(-1, tile.phase_rows, LANES)
-
-
 def phase_rows_of(tile: Tile, phase: int) -> slice:
     """The rows of one phase."""
     return slice(phase * tile.phase_rows, (phase + 1) * tile.phase_rows)
@@ -324,7 +285,7 @@ def owned(tile: Tile, at, phase: int):
     inner = at * tile.mix_rows + lax.broadcasted_iota(jnp.int32, shape, 0)
     row = (inner - phase * tile.phase_rows) * cut.phases + phase
     lane = lax.broadcasted_iota(jnp.int32, shape, 1) % LANES
-    return (row >= cut.lags) & (lane >= cut.reach) & (lane < LANES - cut.reach)
+    return (row >= cut.halo) & (lane >= cut.reach) & (lane < LANES - cut.reach)
 
 
 def wide(ref, rows: Any = slice(None)):
@@ -340,6 +301,32 @@ def masks(tile: Tile, inputs: Inputs, q, k, seen_ref, near_ref):
             distance = ahead(tile, q, k, w)
             near = (distance >= 0) & (distance < tile.band)
             near_ref[w] = near.astype(jnp.float32)
+
+
+def stats_by_time(tile: Tile, stat):
+    """(B, N, T) of (B, G, blocks of rows, blocks of R rows, M R), a number a row."""
+    return join_rows(tile.cut, stats_by_row(tile, stat))[..., 0]
+
+
+def stats_by_tile(tile: Tile, stat_BNT):
+    """Undoes `stats_by_time`: each block's rows, with those of the one before it."""
+    return stats_of_rows(tile, cut_rows(tile.cut, stat_BNT[..., None]))
+
+
+def stats_by_row(tile: Tile, stat):
+    """(B, N, I, 1)."""
+    B, G, blocks, inner, _ = stat.shape
+    stat = stat.reshape(B, G, blocks, inner, tile.heads, tile.mix_rows)
+    by_head = stat.transpose(0, 1, 4, 2, 3, 5)
+    return by_head.reshape(B, G * tile.heads, tile.cut.rows, 1)
+
+
+def stats_of_rows(tile: Tile, stat_BNI1):
+    """Undoes `stats_by_row`."""
+    B, N = stat_BNI1.shape[:2]
+    blocks, inner, M = tile.cut.q_blocks, tile.mixed_shape[0], tile.heads
+    stat = stat_BNI1.reshape(B, N // M, M, blocks, inner, tile.mix_rows)
+    return stat.transpose(0, 1, 3, 4, 2, 5).reshape(B, N // M, blocks, inner, -1)
 
 
 def specs(tile: Tile, inputs: Inputs, sweeps: Sweeps = "one") -> Inputs:
@@ -369,7 +356,8 @@ def specs(tile: Tile, inputs: Inputs, sweeps: Sweeps = "one") -> Inputs:
     def spec(name, x):
         heads, D = x.shape[1] // groups, x.shape[-1]
         if name in ("q", "band"):
-            return pl.BlockSpec((1, heads, cut.block_q, D), of_rows)
+            rows = cut.block_q // (2 if tile.paired and name == "q" else 1)
+            return pl.BlockSpec((1, heads, rows, D), of_rows)
         if name in ("k", "v"):
             index = of_keys if name == "k" else of_values
             return pl.BlockSpec((1, heads, cut.block_k, D), index)

@@ -19,6 +19,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
 
+from jaxloop_kernels.multi_token_attention import pairing
+
 NEVER = -1e30
 """The logit of what is not visible; finite, so that differences are no NaN."""
 LANES = 128
@@ -147,16 +149,14 @@ def logits(plan: Plan, q_ref, k_ref, start: int, keys: int):
     products = [dot(k_ref[:keys, e], q_ref[:, e], NT) for e in plan.columns(k_ref)]
     if not plan.paired:
         return products[0]
-    one, two, three, four = products
-    return _join([one + (two + three), (two - three) + four], axis=1)
+    return jnp.concatenate(pairing.both_rows(products), axis=1)
 
 
 def logits_bar(plan: Plan, bar_XY) -> list[jax.Array]:
     """The gradients of the products in `logits`, from that of the logits."""
     if not plan.paired:
         return [bar_XY]
-    even, odd = jnp.split(bar_XY, 2, axis=1)
-    return [even, even + odd, even - odd, odd]
+    return pairing.products_bar(*jnp.split(bar_XY, 2, axis=1))
 
 
 def correct(plan: Plan, x_XY, extras: Extras, start: int, near) -> jax.Array:

@@ -70,6 +70,18 @@ def widen_keys(
     return _side_by_side(parts)
 
 
+def whole_lanes(x_BNTPE: jax.Array) -> jax.Array:
+    """(B, N, T, P * E): the parts side by side, each of whole lanes."""
+    E = x_BNTPE.shape[-1]
+    x_BNTPE = jnp.pad(x_BNTPE, (*[(0, 0)] * 4, (0, lanes(E) - E)))
+    return x_BNTPE.reshape(*x_BNTPE.shape[:3], -1)
+
+
+def lanes(size: int) -> int:
+    """Rounded up to whole lanes, of which a register has 128."""
+    return size + -size % 128
+
+
 def widen_values(
     v_BKTH: jax.Array, right_NPC: jax.Array, segments_BT: jax.Array | None = None
 ) -> jax.Array:

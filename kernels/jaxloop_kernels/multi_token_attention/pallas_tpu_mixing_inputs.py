@@ -1,0 +1,148 @@
+"""What the mixing kernels take: convolved queries and keys, and all of it in blocks.
+
+Shapes as in `pallas_tpu_mixing`; E width of the widened queries and keys.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxloop_kernels.multi_token_attention import pairing
+from jaxloop_kernels.multi_token_attention.pallas_tpu_mixing_layout import (
+    LANES,
+    Cut,
+    cut_keys,
+    cut_pairs,
+    cut_rows,
+    spread_band,
+)
+from jaxloop_kernels.multi_token_attention.pallas_tpu_mixing_plan import BITS
+from jaxloop_kernels.multi_token_attention.pallas_tpu_mixing_taps import tap_matrices
+from jaxloop_kernels.multi_token_attention.pallas_tpu_mixing_tile import Inputs, Tile
+from jaxloop_kernels.multi_token_attention.weights import Mta
+from jaxloop_kernels.multi_token_attention.widen import (
+    causal_band,
+    whole_lanes,
+    widen_keys,
+    widen_queries,
+)
+
+
+class Arrays(NamedTuple):
+    """Before they are cut into blocks; None where the part is absent."""
+
+    q: jax.Array
+    """(B, N, T, E), or of each pair (B, N, T / 2, E)."""
+    k_BNTE: jax.Array
+    """Heads that are not convolved may serve several queries', as those of v."""
+    v_BNTH: jax.Array
+    band_BNTU: jax.Array | None
+    mta: Mta
+    """Without the convolution before the softmax."""
+
+
+def convolved(
+    tile: Tile, q_BTNH, k_BTKH, v_BTKH, mta: Mta, segments_BT=None, *, scale: float
+) -> Arrays:
+    """Step 3 as wider queries and keys, with the scale in the latter."""
+    q, k, v = (x.swapaxes(1, 2) for x in (q_BTNH, k_BTKH, v_BTKH))
+    k, v = (_serve(x, q.shape[1], tile.heads) for x in (k, v))
+    band = None
+    if mta.pre_NAC is not None:  # with the taps' own, keys are rounded once
+        taps_NAC = mta.pre_NAC.astype(jnp.float32) * (scale * BITS)
+        q, k, band = _widened(tile, q, k, taps_NAC, segments_BT)
+    late = Mta(None, mta.pre_mix_GMM, mta.post_NAC, mta.post_mix_GMM)
+    return Arrays(q, k, v.astype(tile.dtype), band, late)
+
+
+def cut_inputs(tile: Tile, arrays: Arrays) -> Inputs:
+    """In the kernels' blocks, but for `cut_segments`; linear in each array."""
+    cut, mta, band = tile.cut, arrays.mta, arrays.band_BNTU
+    post_mix, taps = mta.post_mix_GMM, None
+    if mta.post_NAC is not None:
+        taps = tap_matrices(mta.post_NAC).astype(tile.dtype)
+        taps = taps.reshape(taps.shape[0], -1, LANES)
+    return Inputs(
+        q=(cut_pairs if tile.paired else cut_rows)(cut, arrays.q),
+        k=cut_keys(cut, arrays.k_BNTE),
+        v=cut_keys(cut, arrays.v_BNTH, foreign=False),
+        band=None if band is None else spread_band(cut, band),
+        pre_mix=_mix_matrix(tile, mta.pre_mix_GMM),
+        taps=taps,
+        post_mix=_mix_matrix(tile, None if post_mix is None else post_mix.mT),
+    )
+
+
+def cut_segments(cut: Cut, segments_BT) -> dict[str, jax.Array]:
+    """What `Inputs` has of documents."""
+    if segments_BT is None:
+        return {}
+    B, T = segments_BT.shape
+    segment = segments_BT.astype(jnp.int32)[:, None, :, None]
+
+    def by_row(x_B1T1):
+        wide = jnp.broadcast_to(x_B1T1, (B, 1, T, LANES))
+        return cut_rows(cut, wide)[:, 0]
+
+    found = {
+        "segment_q": by_row(segment),
+        "segment_k": cut_keys(cut, segment)[..., 0],
+    }
+    if cut.lags:
+        found["earlier"] = by_row(_neighbours(segment, -cut.lags))
+        found["later"] = by_row(_neighbours(segment, cut.lags))
+    return found
+
+
+def _neighbours(segment_B1T1, reach: int):
+    """How many of the `reach` rows after (or before) a row are of its document."""
+    pads = [(0, 0)] * 4
+    pads[2] = (max(0, -reach), max(0, reach))
+    padded, T = jnp.pad(segment_B1T1, pads), segment_B1T1.shape[2]
+    offsets = range(1, reach + 1) if reach > 0 else range(-reach)
+    return sum(
+        (padded[:, :, at : at + T] == segment_B1T1).astype(jnp.int32) for at in offsets
+    )
+
+
+def _widened(tile: Tile, q_BNTH, k_BKTH, theta_NAC, segments_BT):
+    """Wide queries and keys, and the band or None."""
+    A, band, cut_by_BT = theta_NAC.shape[1], None, None
+    if tile.paired:
+        more, padded = q_BNTH.shape[2] % 2, segments_BT
+        q = jnp.pad(q_BNTH, ((0, 0), (0, 0), (0, more), (0, 0)))
+        if segments_BT is not None:
+            padded = jnp.pad(segments_BT, ((0, 0), (0, more)))
+            cut_by_BT = pairing.cut_by(padded)[:, : segments_BT.shape[1]]
+        q = pairing.pair_queries(q, A, padded)
+        k = pairing.pair_keys(k_BKTH, theta_NAC, segments_BT)
+    else:
+        q = widen_queries(q_BNTH, A, segments_BT=segments_BT)
+        k = widen_keys(k_BKTH, theta_NAC, segments_BT)
+        q, k = (x.reshape(*x.shape[:3], 1, -1) for x in (q, k))
+    if tile.band:
+        band = causal_band(q_BNTH, k_BKTH, theta_NAC, segments_BT, cut_by_BT)
+    return whole_lanes(q), whole_lanes(k), band
+
+
+def _serve(x_BKTH, N: int, M: int):
+    """Kv heads repeated until each group of M query heads has its own."""
+    K = x_BKTH.shape[1]
+    R = N // K
+    if M % R == 0:
+        return x_BKTH
+    return jnp.repeat(x_BKTH, R // M if R % M == 0 else R, axis=1)
+
+
+def _mix_matrix(tile: Tile, weight_GMM):
+    """(G, M R, M R) [out, in] for groups of M heads, which may hold several smaller."""
+    if weight_GMM is None:
+        return None
+    many = tile.heads // weight_GMM.shape[1]
+    G = weight_GMM.shape[0] // many
+    weight = weight_GMM.astype(jnp.float32).reshape(G, many, *weight_GMM.shape[1:])
+    rows = jnp.eye(tile.mix_rows)
+    matrix = jnp.einsum("GaOI,ab,rs->GaOrbIs", weight, jnp.eye(many), rows)
+    size = tile.heads * tile.mix_rows
+    return matrix.reshape(G, size, size).astype(tile.dtype)
