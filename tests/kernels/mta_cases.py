@@ -37,10 +37,12 @@ def make(ratio, head_dim, T, kernel, after, segments, dtype="float32", value_dim
     )
     bar_BTNH = jax.random.normal(keys[5], (1, T, N, value_dim or head_dim))
     segments_BT = None
-    if segments:  # documents of uneven length, then padding
+    if segments:  # documents of uneven length, padding inside of one and at the end
         cuts = np.array([0.1, 0.15, 0.6, 0.95]) * T
         segments_BT = 1 + np.searchsorted(cuts, np.arange(T), side="right")[None]
-        segments_BT = jnp.asarray(np.where(segments_BT == 5, 0, segments_BT), jnp.int32)
+        inside_T = (np.arange(T) == 2 * T // 5) & (T > 8)
+        segments_BT = np.where((segments_BT == 5) | inside_T, 0, segments_BT)
+        segments_BT = jnp.asarray(segments_BT, jnp.int32)
     return (q_BTNH, k_BTKH, v_BTKH, mta), segments_BT, bar_BTNH
 
 

@@ -89,12 +89,13 @@ def make(case: Case, seed: int = 0):
 
 
 def segments(B: int, T: int) -> jax.Array:
-    """Documents of 2, 5 and more tokens, padding before, between and after them."""
+    """Documents of 2, 5 and more tokens; padding before, between, in and after them."""
     one_T = np.zeros(T, np.int32)
     at, lengths = 1, [2, 5, 3, T // 3, 4, T // 4]
     for number, length in enumerate(lengths):
         one_T[at : at + length] = number % 3 + 1 + (number // 3) * 3
         at += length + (number == 2)
+    one_T[[10, T // 4 + 1]] = 0
     return jnp.stack([jnp.asarray(np.roll(one_T, b * 3)) for b in range(B)])
 
 

@@ -59,8 +59,8 @@ def multi_token_attention(
     with q, k and v of the inputs' dtype accumulate in it.
 
     segments_BT: int32, 0 is padding, whose output is 0 and which has no gradient;
-    other numbers name documents, each in one piece, which do not see one another.
-    None: a row is one document.
+    other numbers name documents, each in one piece but for padding inside of it, which
+    do not see one another. None: a row is one document.
 
     scale: of the scores; None is H**-0.5. depth: the index of the layer, from 0, for
     the factor of the paper's v1; None: no factor. order: which of the two steps after

@@ -211,12 +211,15 @@ def _pad_last(x, more: int) -> jax.Array:
 def _inputs(wide, v_BKTH, segments_BT) -> Inputs:
     q_BNTE, k_BNTE, band_BNTU = wide
     ends = (None, None) if segments_BT is None else _documents(segments_BT)
-    return Inputs(q_BNTE, k_BNTE, v_BKTH, band_BNTU, *ends)
+    return Inputs(q_BNTE, k_BNTE, v_BKTH, band_BNTU, segments_BT, *ends)
 
 
 def _documents(segments_BT) -> tuple[jax.Array, jax.Array]:
-    """Where each token's document starts and ends, which is in one piece."""
+    """Where each token's document starts and ends, in one piece but for padding."""
     here_T = jnp.arange(segments_BT.shape[1], dtype=jnp.int32)
+    # Padding belongs to what is before it.
+    token_BT = lax.cummax(jnp.where(segments_BT == 0, 0, here_T), axis=1)
+    segments_BT = jnp.take_along_axis(segments_BT, token_BT, axis=1)
     cut_BT = segments_BT[:, :-1] != segments_BT[:, 1:]
     start_BT = jnp.pad(cut_BT, ((0, 0), (1, 0)), constant_values=True)
     end_BT = jnp.pad(cut_BT, ((0, 0), (0, 1)), constant_values=True)

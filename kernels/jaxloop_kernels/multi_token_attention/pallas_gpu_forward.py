@@ -65,10 +65,12 @@ class Inputs(NamedTuple):
     v_BNTH: Any
     band_BNTU: Any
     """Float32: what to take from the logits of (i, i - u). None: no band."""
+    segments_BT: Any
+    """int32. None: one document, and so for what follows."""
     first_BT: Any
-    """int32: where the document of each token starts. None: at 0."""
+    """int32: where the document of each token starts, at the earliest."""
     last_BT: Any
-    """int32: where it ends, that token itself."""
+    """int32: where it ends, that token itself, at the latest."""
 
     def specs(self) -> "Inputs":
         heads = self.q_BNTE.shape[1]
@@ -184,9 +186,10 @@ def correct(x_XY, refs: Inputs, query, key, near: bool) -> jax.Array:
             # Only lanes on the band touch memory.
             x_XY -= plgpu.load(band, mask=inside_XY, other=0.0)
         x_XY = jnp.where(row_XY >= column_XY, x_XY, NEVER)
-    if refs.first_BT is not None:
-        first_X = refs.first_BT[pl.ds(query, x_XY.shape[0])]
-        x_XY = jnp.where(column_XY >= first_X[:, None], x_XY, NEVER)
+    if refs.segments_BT is not None:
+        X, Y = x_XY.shape
+        query_X, key_Y = (refs.segments_BT[pl.ds(*at)] for at in ((query, X), (key, Y)))
+        x_XY = jnp.where(query_X[:, None] == key_Y, x_XY, NEVER)
     return x_XY
 
 

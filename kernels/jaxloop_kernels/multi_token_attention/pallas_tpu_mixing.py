@@ -54,10 +54,7 @@ def core(
     """Steps 1 to 8; (B, T, N, H) in q's dtype. Arguments as `multi_token_attention`;
     sizes and errors as `plan`."""
     inputs = (q_BTNH, k_BTKH, v_BTKH, mta)
-    documents = segments_BT is not None
-    run = plan(
-        *inputs, documents, scale=scale, order=order, interpret=interpret, **sizes
-    )
+    run = plan(*inputs, scale=scale, order=order, interpret=interpret, **sizes)
     arrays = convolved(run.forward, *inputs, segments_BT, scale=scale)
     return _attend(run, arrays, segments_BT).swapaxes(1, 2)
 
@@ -70,7 +67,7 @@ def _attention(run: Run, arrays: Arrays, segments_BT) -> jax.Array:
 def _attend_forward(run: Run, arrays: Arrays, segments_BT):
     tile = run.forward
     inputs = cut_inputs(tile, arrays)
-    inputs = inputs._replace(**cut_segments(tile.cut, segments_BT))._replace(later=None)
+    inputs = inputs._replace(**cut_segments(tile, segments_BT))._replace(later=None)
     out_BNIH, lse = forward(tile, inputs, vmem=run.vmem, interpret=run.interpret)
     lse_BNT = stats_by_time(tile, lse)
     return join_rows(tile.cut, out_BNIH), (arrays, segments_BT, lse_BNT)
@@ -85,7 +82,7 @@ def _attend_backward(run: Run, saved, out_bar_BNTH):
     (out_bar_BNIH,) = own_rows(out_bar_BNTH)
     grads = backward(
         tile,
-        inputs._replace(**cut_segments(tile.cut, segments_BT)),
+        inputs._replace(**cut_segments(tile, segments_BT)),
         stats_by_tile(tile, lse_BNT),
         out_bar_BNIH,
         vmem=run.vmem,

@@ -11,7 +11,6 @@ import jax.numpy as jnp
 from jaxloop_kernels.multi_token_attention import pairing
 from jaxloop_kernels.multi_token_attention.pallas_tpu_mixing_layout import (
     LANES,
-    Cut,
     cut_keys,
     cut_pairs,
     cut_rows,
@@ -19,14 +18,21 @@ from jaxloop_kernels.multi_token_attention.pallas_tpu_mixing_layout import (
 )
 from jaxloop_kernels.multi_token_attention.pallas_tpu_mixing_plan import BITS
 from jaxloop_kernels.multi_token_attention.pallas_tpu_mixing_taps import tap_matrices
-from jaxloop_kernels.multi_token_attention.pallas_tpu_mixing_tile import Inputs, Tile
+from jaxloop_kernels.multi_token_attention.pallas_tpu_mixing_tile import (
+    Inputs,
+    Tile,
+)
 from jaxloop_kernels.multi_token_attention.weights import Mta
 from jaxloop_kernels.multi_token_attention.widen import (
     causal_band,
+    moved,
     whole_lanes,
     widen_keys,
     widen_queries,
 )
+
+REACH = 12
+"""Rows before and after, of which the kernels are told."""
 
 
 class Arrays(NamedTuple):
@@ -74,36 +80,34 @@ def cut_inputs(tile: Tile, arrays: Arrays) -> Inputs:
     )
 
 
-def cut_segments(cut: Cut, segments_BT) -> dict[str, jax.Array]:
+def cut_segments(tile: Tile, segments_BT) -> dict[str, jax.Array]:
     """What `Inputs` has of documents."""
     if segments_BT is None:
         return {}
     B, T = segments_BT.shape
-    segment = segments_BT.astype(jnp.int32)[:, None, :, None]
+    segments_BT = jnp.pad(segments_BT.astype(jnp.int32), ((0, 0), (0, T % 2)))
 
-    def by_row(x_B1T1):
-        wide = jnp.broadcast_to(x_B1T1, (B, 1, T, LANES))
-        return cut_rows(cut, wide)[:, 0]
+    def by_row(x_BT):
+        wide = jnp.broadcast_to(x_BT[:, None, :T, None], (B, 1, T, LANES))
+        return cut_rows(tile.cut, wide)[:, 0]
 
     found = {
-        "segment_q": by_row(segment),
-        "segment_k": cut_keys(cut, segment)[..., 0],
+        "segment_q": by_row(segments_BT),
+        "segment_k": cut_keys(tile.cut, segments_BT[:, None, :T, None])[..., 0],
     }
-    if cut.lags:
-        found["earlier"] = by_row(_neighbours(segment, -cut.lags))
-        found["later"] = by_row(_neighbours(segment, cut.lags))
-    return found
+    if not tile.cut.lags:
+        return found
+    own_BT = segments_BT if tile.late == "lags" else pairing.cut_by(segments_BT)
+    earlier_BT = _same_document(own_BT, segments_BT, 1)
+    later_BT = _same_document(segments_BT, segments_BT, -1)
+    return found | {"earlier": by_row(earlier_BT), "later": by_row(later_BT)}
 
 
-def _neighbours(segment_B1T1, reach: int):
-    """How many of the `reach` rows after (or before) a row are of its document."""
-    pads = [(0, 0)] * 4
-    pads[2] = (max(0, -reach), max(0, reach))
-    padded, T = jnp.pad(segment_B1T1, pads), segment_B1T1.shape[2]
-    offsets = range(1, reach + 1) if reach > 0 else range(-reach)
-    return sum(
-        (padded[:, :, at : at + T] == segment_B1T1).astype(jnp.int32) for at in offsets
-    )
+def _same_document(own_BT, segments_BT, step: int):
+    """(B, T) int32: bit s: the row s * step before is of document `own`."""
+    lags = range(REACH)
+    same = (moved(segments_BT, -lag * step, axis=1) == own_BT for lag in lags)
+    return sum(x.astype(jnp.int32) << lag for lag, x in zip(lags, same, strict=True))
 
 
 def _widened(tile: Tile, q_BNTH, k_BKTH, theta_NAC, segments_BT):

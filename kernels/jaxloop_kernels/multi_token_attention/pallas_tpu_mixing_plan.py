@@ -70,7 +70,6 @@ def plan(
     k_BTKH,
     v_BTKH,
     mta: Mta,
-    documents: bool = False,
     *,
     scale: float,
     order: Order,
@@ -106,21 +105,21 @@ def plan(
             f"multi_token_attention pallas_tpu: {M} mixed heads do not fit into "
             f"{vmem >> 20} MiB of vector memory; xla takes them"
         )
-    late = mta.post_NAC if mta.post_mix_GMM is not None else None
+    after = mta.post_NAC if mta.post_mix_GMM is not None else None
     tiles = (
         Tile(
             cut=cut,
             heads=M,
             mix_rows=mix_rows or _mix_rows(M, cut.block_q // cut.phases),
             scale=1.0 if mta.pre_NAC is not None else scale * BITS,
-            mix_first=order == "mix_first" or late is None,
+            mix_first=order == "mix_first" or after is None,
             band=_band_of(mta),
             dtype=q_BTNH.dtype,
             paired=_pairs(mta, matrix_unit),
-            late="lags" if documents else _late(cut, matrix_unit),
+            late=late,
             unroll=not interpret,
         )
-        for cut in cuts
+        for cut, late in zip(cuts, (_late(cuts[0], matrix_unit), "lags"), strict=True)
     )
     forward, backward = tiles
     return Run(forward, backward, vmem, interpret)

@@ -23,17 +23,24 @@ from jaxloop_kernels.multi_token_attention.pallas_tpu_mixing_tile import (
 
 def lagged_rows(tile: Tile, inputs: Inputs, ref, m, phase: int):
     """(w rows of a phase, A 128): the rows of all lags, largest first, side by side."""
-    cut, parts = tile.cut, []
-    for lag in range(cut.lags, -1, -1):
-        source = (phase - lag) % cut.phases
-        shift = (lag - phase + source) // cut.phases
-        start = source * (tile.phase_rows + PAD) + PAD - shift
-        part = ref[m, :, start : start + tile.phase_rows]
-        if inputs.earlier is not None and lag:
-            same = inputs.earlier[0, phase_rows_of(tile, phase)] >= lag
-            part = jnp.where(same, part, 0.0)
-        parts.append(part.astype(tile.dtype))
-    return _rows_of_all_windows(parts)
+    lags = range(tile.cut.lags, -1, -1)
+    parts = [_lagged(tile, inputs.earlier, ref, m, phase, lag) for lag in lags]
+    return _rows_of_all_windows([part.astype(tile.dtype) for part in parts])
+
+
+def _lagged(tile: Tile, earlier, ref, m, phase: int, lag: int):
+    """(w, rows of a phase, 128): the rows `lag` before, zero of other documents."""
+    source = (phase - lag) % tile.cut.phases
+    shift = (lag - phase + source) // tile.cut.phases
+    start = source * (tile.phase_rows + PAD) + PAD - shift
+    part = ref[m, :, start : start + tile.phase_rows]
+    if earlier is None or lag < 0:
+        return part
+    return jnp.where(_same(tile, earlier, phase, lag), part, 0.0)
+
+
+def _same(tile: Tile, bits_ref, phase: int, lag: int):
+    return bits_ref[0, phase_rows_of(tile, phase)] & (1 << lag) != 0
 
 
 def _rows_of_all_windows(parts):
@@ -57,32 +64,33 @@ def convolved(tile: Tile, inputs: Inputs, padded_ref, m) -> list:
     if tile.late == "lags":
         phases = range(tile.cut.phases)
         return [convolve(tile, inputs, padded_ref, m, p) for p in phases]
-    if tile.late == "pairs":
-        return _convolved_pairs(tile, inputs, padded_ref, m)
-    parts = []
-    for source, shift in joint_rows(tile.cut):
-        start = source * (tile.phase_rows + PAD) + PAD - shift
-        part = padded_ref[m, :, start : start + tile.phase_rows]
-        parts.append(part.astype(tile.dtype))
-    both = dot(_rows_of_all_windows(parts), inputs.taps[m])
-    halves = both[:, :LANES], both[:, LANES:]
-    return [half.reshape(-1, tile.phase_rows, LANES) for half in halves]
+    taps = inputs.taps.at[m]
 
-
-def _convolved_pairs(tile: Tile, inputs: Inputs, padded_ref, m) -> list:
     def lagged(lag: int):
-        source = lag % 2
-        start = source * (tile.phase_rows + PAD) + PAD - (lag + source) // 2
-        return padded_ref[m, :, start : start + tile.phase_rows]
+        part = _lagged(tile, inputs.earlier, padded_ref, m, 0, lag)
+        return part.astype(tile.dtype if tile.late == "joint" else jnp.float32)
 
-    parts = pairing.pair_rows(lagged, tile.cut.lags + 1, tile.dtype)
-    size = parts[0].shape[-1]
-    products = [
-        dot(x.reshape(-1, size), inputs.taps[m, at * size : (at + 1) * size])
-        for at, x in enumerate(parts)
-    ]
-    both = pairing.both_rows(products)
-    return [x.reshape(-1, tile.phase_rows, LANES) for x in both]
+    if tile.late == "joint":
+        parts = [lagged(lag) for lag in joint_lags(tile.cut)]
+        both = dot(_rows_of_all_windows(parts), taps[...])
+        both = both[:, :LANES], both[:, LANES:]
+        own_tap = taps[0:1, LANES : LANES + 1]
+    else:
+        parts = pairing.pair_rows(lagged, tile.cut.lags + 1, tile.dtype)
+        size = parts[0].shape[-1]
+        products = [
+            dot(x.reshape(-1, size), taps[at * size : (at + 1) * size])
+            for at, x in enumerate(parts)
+        ]
+        both = pairing.both_rows(products)
+        own_tap = taps[3 * size : 3 * size + 1, 0:1]
+    even, odd = (x.reshape(-1, tile.phase_rows, LANES) for x in both)
+    if inputs.earlier is not None:
+        # A second row of another document is its first: it sees none but itself.
+        own = lagged(-1).astype(tile.dtype).astype(jnp.float32)
+        own = own * own_tap.astype(jnp.float32)
+        odd = jnp.where(_same(tile, inputs.earlier, 1, 0), odd, own)
+    return [even, odd]
 
 
 def convolve_back(tile: Tile, inputs: Inputs, taps_back, ref, m, phase: int):
@@ -92,9 +100,8 @@ def convolve_back(tile: Tile, inputs: Inputs, taps_back, ref, m, phase: int):
         target = (phase + lag) % cut.phases
         start = target * (tile.phase_rows + PAD) + (phase + lag) // cut.phases
         part = ref[m, :, start : start + tile.phase_rows]
-        if inputs.later is not None and lag:
-            same = inputs.later[0, phase_rows_of(tile, phase)] >= lag
-            part = jnp.where(same, part, 0.0)
+        if inputs.later is not None:
+            part = jnp.where(_same(tile, inputs.later, phase, lag), part, 0.0)
         parts.append(part.astype(tile.dtype))
     bar = dot(_rows_of_all_windows(parts), taps_back[m])
     return bar.reshape(-1, tile.phase_rows, LANES)
@@ -117,11 +124,9 @@ def tap_matrices(kernel_NAC: jax.Array) -> jax.Array:
     )
 
 
-def joint_rows(cut: Cut) -> list[tuple[int, int]]:
-    """(phase, shift) of all rows that a row of either phase takes part of."""
-    pairs = [(phase, lag) for phase in (0, 1) for lag in range(cut.lags + 1)]
-    sources = [(phase, lag, (phase - lag) % 2) for phase, lag in pairs]
-    return sorted({(s, (lag - phase + s) // 2) for phase, lag, s in sources})
+def joint_lags(cut: Cut) -> range:
+    """Of all rows that either row of a pair takes part of, before its first."""
+    return range(-1, cut.lags + 1)
 
 
 def joint_taps(cut: Cut, taps: jax.Array) -> jax.Array:
@@ -134,13 +139,11 @@ def joint_taps(cut: Cut, taps: jax.Array) -> jax.Array:
     squares = taps.reshape(N, A, LANES, LANES)
     zero = jnp.zeros((N, LANES, LANES), taps.dtype)
 
-    def block(source, shift, phase):
-        lag = 2 * shift + phase - source
+    def block(lag):
         return squares[:, A - 1 - lag] if 0 <= lag < A else zero
 
     rows = [
-        jnp.concatenate([block(*part, phase) for phase in (0, 1)], axis=2)
-        for part in joint_rows(cut)
+        jnp.concatenate([block(lag), block(lag + 1)], axis=2) for lag in joint_lags(cut)
     ]
     return jnp.concatenate(rows, axis=1)
 

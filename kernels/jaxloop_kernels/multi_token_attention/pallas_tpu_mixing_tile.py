@@ -105,9 +105,11 @@ class Inputs(NamedTuple):
     segment_k: Any = None
     """(1, 1, J) int32."""
     earlier: Any = None
-    """(1, I, 128) int32: rows of the same document before this one, up to A - 1."""
+    """(1, I, 128) int32, bit s: the row s before this one is of its document; where
+    pairs are convolved, of the first row's document, or the second's if the first is
+    padding (of the second row only bit 0, the row itself, is then asked for)."""
     later: Any = None
-    """The same of rows after this one; the backward kernels' only."""
+    """The same of the rows s after this one; the backward kernels' only."""
 
 
 def dot(a, b, contract: tuple[int, int] = (1, 0)):
