@@ -64,6 +64,7 @@ RACES = pltpu.InterpretParams(detect_races=True, uninitialized_memory="nan")
     ("what", "how"),
     [
         ({}, {}),
+        (HARD, {"looped": True, "chunk": 32}),
         (HARD, {"interpret": RACES}),
         pytest.param(HARD, {"cores": 2}, marks=pytest.mark.full),
         pytest.param({}, {"interpret": RACES, "cores": 2}, marks=pytest.mark.full),

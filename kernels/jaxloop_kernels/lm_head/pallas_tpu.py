@@ -64,21 +64,22 @@ def lm_head(
     vmem: int | None = None,
     cores: int | None = None,
     chunk: int | None = None,
+    looped: bool | None = None,
     interpret=None,
 ) -> LmHead:
     """See `jaxloop_kernels.lm_head.lm_head`.
 
     vmem: bytes of vector memory of a core, and cores that run one program, of the chip
     that this is compiled for; None asks the device. chunk: rows of the vocabulary whose
-    logits are formed at once. interpret: None where there is no TPU.
+    logits are formed at once, in a loop or one after another in one piece of code.
+    interpret: None where there is no TPU.
     """
     if (why := cannot(hidden_BTD, choices_BTK)) is not None:
         raise NotImplementedError(f"lm_head pallas_tpu: {why}; xla takes it")
     axis = shards.vocab if shards else None
     interpret = jax.default_backend() != "tpu" if interpret is None else interpret
-    plan = Plan(
-        soft_cap, valid, axis, shards is not None, *chip(vmem, cores, chunk), interpret
-    )
+    found = chip(hidden_BTD.shape[-1], vmem, cores, chunk, looped)
+    plan = Plan(soft_cap, valid, axis, shards is not None, *found, interpret)
     inverse = jax.lax.stop_gradient(1.0 / jnp.asarray(temperature, jnp.float32))
     arrays = Arrays(hidden_BTD, vocab_VD, target_BT, None, inverse)
     return run(Passes(forward, backward.backward, plan), shards, arrays)
@@ -157,6 +158,7 @@ def _sums(plan, blocks, hidden_MD, vocab_VD, target_M, inverse, bound) -> Sums:
             soft_cap=plan.soft_cap,
             ragged=plan.ragged(V, tokens),
             chunk=plan.chunk,
+            looped=plan.looped,
         ),
         grid=(M // rows, tiles + 1),
         in_specs=[
@@ -204,23 +206,39 @@ def _kernel(
     soft_cap: float | None,
     ragged: bool,
     chunk: int,
+    looped: bool,
 ):
     """Folds the tile of the step before, and forms one."""
     j = pl.program_id(1)
     tokens, rows = tile_ref.shape
     at_8M = jax.lax.broadcasted_iota(jnp.int32, (8, rows), 0)
     target_8M = target_ref[...] - (j - 1) * tokens - at_8M
-    sums = _rescale(Sums(*(sums_ref[k] for k in range(6))), top_ref[...], slope_ref[0])
-    tops = []
-    for part in chunks(tokens, chunk):
-        for k in range(part.start, part.stop, 8):
-            x_8M = tile_ref[k : k + 8]
-            sums = _fold(sums, x_8M, target_8M == k, slope_ref[0], soft_cap, ragged)
-        x = logits_tile(vocab_ref[part], hidden_ref[...])
+    size = chunks(tokens, chunk)[0].stop
+
+    def part(at, sums: Sums):
+        for k in range(0, size, 8):
+            x_8M, here_8M = tile_ref[pl.ds(at + k, 8)], target_8M == at + k
+            sums = _fold(sums, x_8M, here_8M, slope_ref[0], soft_cap, ragged)
+        x = logits_tile(vocab_ref[pl.ds(at, size)], hidden_ref[...])
         x = x if soft_cap is None else soft_cap * jnp.tanh(x / soft_cap)
-        tile_ref[part] = x
-        tops.append(_top(x))
-    top_ref[...] = _top(jnp.concatenate(tops))
+        tile_ref[pl.ds(at, size)] = x
+        return sums, _top(x)
+
+    def again(c, carry):
+        sums, top_8M = part(c * size, carry[0])
+        return sums, jnp.maximum(carry[1], top_8M)
+
+    sums = _rescale(Sums(*(sums_ref[k] for k in range(6))), top_ref[...], slope_ref[0])
+    if looped:
+        least_8M = jnp.full((8, rows), PADDING, jnp.float32)
+        carry = jax.lax.fori_loop(0, tokens // size, again, (sums, least_8M))
+        sums, top_ref[...] = carry
+    else:
+        tops = []
+        for at in range(0, tokens, size):
+            sums, top_8M = part(at, sums)
+            tops.append(top_8M)
+        top_ref[...] = _top(jnp.concatenate(tops))
     if ragged:
 
         @pl.when((j + 1) * tokens > bound_ref[0])
