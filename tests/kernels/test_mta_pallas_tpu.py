@@ -78,30 +78,35 @@ def test_bfloat16():
     assert_close(actual, expected, 2e-2)
 
 
-# (heads, head size, T, kernel, after the softmax, segments): one part; three, the last
-# not full; two of two parts; five taps of six, a group of three alone.
-PAIRED = [
-    (1, 64, 200, (6, 11), False, True, {}),
-    (2, 96, 600, (6, 11), True, True, {"block_q": 256, "block_k": 256}),
-    pytest.param(
-        (2, 64, 900, (6, 11), False, False, {"block_q": 256, "block_k": 512}),
-        marks=pytest.mark.full,
+# (heads, head size, T, kernel, after the softmax, segments): pairs in one part; in
+# three, the last not full; in two of two parts; five taps of six; three alone, where
+# the forward kernel takes both blocks in one step. Fours in one part, in two of one
+# block, in two blocks; four taps of six; both blocks in one step.
+SHARED = [
+    (1, 64, 200, (6, 11), False, True, {"shared": 2}),
+    (2, 96, 600, (6, 11), True, True, {"shared": 2, "block_q": 256, "block_k": 256}),
+    (1, 64, 1000, (6, 11), False, True, {"shared": 4, "block_q": 512, "block_k": 512}),
+    *(
+        pytest.param(case, marks=pytest.mark.full)
+        for case in [
+            (2, 64, 900, (6, 11), False, False, {"shared": 2, "block_q": 256}),
+            (1, 64, 1000, (5, 3), False, True, {"shared": 2, "block_q": 256}),
+            (1, 64, 1000, (3, 1), False, True, {"shared": 2}),
+            (2, 96, 500, (6, 11), True, True, {"shared": 4}),
+            (2, 64, 1000, (5, 9), False, True, {"shared": 4, "block_k": 1024}),
+            (1, 128, 900, (4, 1), True, True, {"shared": 4, "block_k": 512}),
+            (1, 64, 1000, (6, 11), False, True, {"shared": 4}),
+        ]
     ),
-    pytest.param(
-        (1, 64, 1000, (5, 3), False, True, {"block_q": 256, "block_k": 512}),
-        marks=pytest.mark.full,
-    ),
-    # The forward kernel takes both blocks in one step.
-    pytest.param((1, 64, 1000, (3, 1), False, True, {}), marks=pytest.mark.full),
 ]
 
 
-@pytest.mark.parametrize("case", PAIRED, ids=str)
-def test_queries_in_pairs(case):
-    *shape, blocks = case
+@pytest.mark.parametrize("case", SHARED, ids=str)
+def test_queries_that_share_products(case):
+    *shape, how = case
     case = make(*shape)
     expected = value_and_grads(reference.core, *case)
-    actual = value_and_grads(pallas_tpu.core, *case, paired=True, **blocks)
+    actual = value_and_grads(pallas_tpu.core, *case, **how)
     assert_close(actual, expected, 2e-5)
     if case[1] is not None:
         padding = np.asarray(case[1] == 0)
@@ -109,12 +114,14 @@ def test_queries_in_pairs(case):
         assert not any(np.asarray(x)[padding].any() for x in actual[1][:3])
 
 
-def test_queries_in_pairs_in_bfloat16():
-    """Sums of two queries are rounded as the queries are: the bound of the others."""
-    inputs, segments_BT, bar_BTNH = make(2, 64, 200, (6, 11), True, True, "bfloat16")
-    case = (inputs, segments_BT, bar_BTNH)
+@pytest.mark.parametrize(
+    ("shared", "T"), [pytest.param(2, 200, marks=pytest.mark.full), (4, 400)]
+)
+def test_queries_that_share_products_in_bfloat16(shared, T):
+    """Sums of queries are rounded as the queries are: the bound of the others."""
+    case = make(2, 64, T, (6, 11), shared == 2, True, "bfloat16")
     expected = value_and_grads(reference.core, *case)
-    actual = value_and_grads(pallas_tpu.core, *case, paired=True)
+    actual = value_and_grads(pallas_tpu.core, *case, shared=shared)
     assert_close(actual, expected, 2e-2)
 
 
@@ -201,8 +208,8 @@ def test_what_it_cannot_do_it_says():
     assert "mixing" in pallas_tpu.supports(q, k, v, mixed)
     with pytest.raises(ValueError, match="block_q must be a multiple of 128"):
         pallas_tpu.core(q, k, v, mta, scale=1.0, block_q=96)
-    with pytest.raises(ValueError, match="paired in parts of 256 only"):
-        pallas_tpu.core(q, k, v, mta, scale=1.0, paired=True)
+    with pytest.raises(ValueError, match="2 in parts of 256 only"):
+        pallas_tpu.core(q, k, v, mta, scale=1.0, shared=2)
 
 
 def test_too_long_is_said_before_anything_is_compiled():

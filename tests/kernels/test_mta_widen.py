@@ -32,16 +32,19 @@ def widened_logits(q_BNTH, k_BKTH, theta_NAC, segments_BT):
     return jnp.einsum("bntah,bnsah->nts", wide_q, wide_k), band_BNTU
 
 
-@partial(jax.jit, compiler_options=QUICKLY)
-def paired_logits(q_BNTH, k_BKTH, theta_NAC, segments_BT):
-    cut_by_BT = None if segments_BT is None else pairing.cut_by(segments_BT)
-    q_BNM4E = pairing.pair_queries(q_BNTH, theta_NAC.shape[1], segments_BT)
-    k_BNT4E = pairing.pair_keys(k_BKTH, theta_NAC, segments_BT)
-    band_BNTU = widen.causal_band(q_BNTH, k_BKTH, theta_NAC, segments_BT, cut_by_BT)
-    one, two, three, four = jnp.einsum("bnmre,bnsre->rnms", q_BNM4E, k_BNT4E)
-    rows_NM2T = jnp.stack([one + two + three, two - three + four], axis=2)
-    N, M, _, T = rows_NM2T.shape
-    return rows_NM2T.reshape(N, 2 * M, T), band_BNTU
+@partial(jax.jit, compiler_options=QUICKLY, static_argnums=0)
+def sharing_logits(R, q_BNTH, k_BKTH, theta_NAC, segments_BT):
+    taps = theta_NAC.shape[1]
+    taps_BTA = None
+    if segments_BT is not None:
+        taps_BTA = pairing.taps_there(segments_BT, taps, R)
+    q_BNMPE = pairing.pair_queries(q_BNTH, taps, R, segments_BT)
+    k_BNTPE = pairing.pair_keys(k_BKTH, theta_NAC, R, segments_BT)
+    band_BNTU = widen.causal_band(q_BNTH, k_BKTH, theta_NAC, segments_BT, taps_BTA)
+    products_PNMT = jnp.einsum("bnmpe,bnspe->pnms", q_BNMPE, k_BNTPE)
+    rows_NMRT = jnp.stack(pairing.join(list(products_PNMT), R), axis=2)
+    N, M, _, T = rows_NMRT.shape
+    return rows_NMRT.reshape(N, R * M, T), band_BNTU
 
 
 @partial(jax.jit, compiler_options=QUICKLY)
@@ -90,19 +93,36 @@ def test_widened_attention_logits_are_the_convolved_ones(kernel, segments):
     check_logits(widened_logits, *make(kernel, segments))
 
 
-# Of even length. Documents end in even places and in odd ones, one is a single token;
-# in the last, padding inside of a document ends in an odd place, and in an even one.
+# Of whole groups of four. Documents end in even places and in odd ones, one is a single
+# token; four begin within a group; padding inside of a document ends in an odd place,
+# and in an even one, and fills a group's middle.
 PAIRED_SEGMENTS = {
     "one document": None,
     "packed": [1] * 9 + [2] * 4 + [3] + [4] * 11 + [0] * 3,
+    "many": [1] * 5 + [2, 3, 4, 4, 5, 6, 7] + [8] * 3 + [9] * 3 + [10, 11] + [12] * 8,
     "padded inside": [1] * 6 + [0] * 3 + [1] * 5 + [0] * 2 + [1] * 3 + [2] * 9,
+    "padded groups": [int(x) for x in "0122200200233034440400045056"],
 }
 
 
 @pytest.mark.parametrize("segments", PAIRED_SEGMENTS.values(), ids=PAIRED_SEGMENTS)
 @pytest.mark.parametrize("kernel", [(6, 11), (5, 3), (3, 1)], ids=str)
-def test_logits_of_pairs_are_the_convolved_ones(kernel, segments):
-    check_logits(paired_logits, *make(kernel, segments, T=28))
+@pytest.mark.parametrize("R", [2, 4])
+def test_logits_of_shared_products_are_the_convolved_ones(R, kernel, segments):
+    check_logits(partial(sharing_logits, R), *make(kernel, segments, T=28))
+
+
+@pytest.mark.parametrize("R", [2, 4])
+def test_signs_of_shared_products(R):
+    """Row r of a group has the product of query d and lag s once if d is s before it;
+    sums of few terms have them, and their gradients."""
+    queries_PD, keys_PL, rows_RP = sharing = pairing.SHARED[R]
+    product_RDL = np.einsum("RP,PD,PL->RDL", rows_RP, queries_PD, keys_PL)
+    r, d, s = np.ogrid[:R, : queries_PD.shape[1], : keys_PL.shape[1]]
+    np.testing.assert_array_equal(product_RDL, r - s + keys_PL.shape[1] - 1 == d)
+    products, rows = list(np.eye(len(queries_PD))), list(np.eye(R))
+    np.testing.assert_array_equal(pairing.join(products, R), sharing.rows_RP)
+    np.testing.assert_array_equal(pairing.split(rows, R), sharing.rows_RP.T)
 
 
 def check_logits(logits_of, q_NTH, k_KTH, theta_NAC, segments_T, segments_BT):

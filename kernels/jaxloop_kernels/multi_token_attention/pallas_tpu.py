@@ -62,8 +62,8 @@ def _parts(kernel_NAC) -> int:
 
 def _width(plan: Plan, H: int, theta_NAC) -> int:
     """Of a widened key."""
-    if plan.paired:
-        return pairing.width(theta_NAC.shape[1], H)
+    if plan.shared > 1:
+        return pairing.width(theta_NAC.shape[1], H, plan.shared)
     return widen.lanes(H * _parts(theta_NAC))
 
 
@@ -79,7 +79,7 @@ def core(
     block_q: int | None = None,
     block_k: int | None = None,
     rank: int | None = None,
-    paired: bool | None = None,
+    shared: int | None = None,
     interpret=None,
 ) -> jax.Array:
     """Steps 1 to 8 (arXiv 2504.00927) without the mixes; (B, T, N, H) in v's dtype.
@@ -87,15 +87,15 @@ def core(
     rank: take the nearest convolution kernels of at most this rank, whose cost is
     `rank` plain query-key products rather than A; see `widen.factors`.
 
-    paired: whether neighbouring queries share products, see `pairing`; None: where that
-    is known to be faster.
+    shared: how many neighbouring queries share products, 1, 2 or 4, see `pairing`;
+    None: as many as are known to be faster.
 
     block_k: queries and keys of a grid step; block_q: queries whose logits are held at
     once, of which a step has block_k / block_q. Multiples of 128.
     """
     del order  # there is no mix to come before or after
     T = q_BTNH.shape[1]
-    plan = plan_of(T, mta, block_q, block_k, interpret, rank, paired)
+    plan = plan_of(T, mta, block_q, block_k, interpret, rank, shared)
     more = -T % plan.block
     q_BNTH, k_BKTH, v_BKTH = (
         jnp.pad(x, ((0, 0), (0, more), (0, 0), (0, 0))).swapaxes(1, 2)
@@ -116,34 +116,38 @@ def core(
 
 
 def plan_of(
-    T: int, mta: Mta, block_q, block_k, interpret, rank=None, paired=None
+    T: int, mta: Mta, block_q, block_k, interpret, rank=None, shared=None
 ) -> Plan:
     """Blocks of about the size asked for that leave little of the last one empty."""
     memory, generation = _device()
     lanes = -(-T // LANES)
     steps = -(-lanes * LANES // (block_k or (512 if memory > 2**25 else 256)))
     block = -(-lanes // steps) * LANES
-    part = min(block_q or (256 if block % 256 == 0 else LANES), block)
+    taps, diagonals = 1, 0
+    if mta.pre_NAC is not None:
+        _, taps, C = mta.pre_NAC.shape
+        diagonals = taps - 1 + C // 2
+    part = min(block_q or block, block)
+    if shared is None:
+        shared = _sharing(taps, rank, part) if generation < 6 else 1
+    usual = LANES * max(shared, 2)
+    if block_q is None:
+        part = usual if block % usual == 0 else LANES
     if block % part or part % LANES:
         raise ValueError(
             f"block_q must be a multiple of {LANES} that divides {block}, the keys "
             f"of a step at T = {T}; got {block_q}"
         )
-    taps, diagonals = 1, 0
-    if mta.pre_NAC is not None:
-        _, taps, C = mta.pre_NAC.shape
-        diagonals = taps - 1 + C // 2
-    can = part % (2 * LANES) == 0 and pairing.gains(taps)
-    can = can and (rank is None or rank >= taps)
-    if paired and not can:
+    known = shared in (1, *pairing.SHARED) and part % (shared * LANES) == 0
+    if not known or (shared > 1 and rank is not None and rank < taps):
         raise ValueError(
-            f"queries are paired in parts of {2 * LANES} only, without a rank, and "
-            f"where it saves products; got parts of {part}, rank {rank}, {taps} taps"
+            f"1, 2 or 4 queries share products, {shared} in parts of "
+            f"{shared * LANES} only, and without a rank; got parts of {part}, "
+            f"rank {rank}"
         )
-    paired = can and (generation < 6 if paired is None else paired)
     own = block_q is not None or block_k is not None
     forward_block = block if own or steps % 2 or memory <= 2**25 else 2 * block
-    backward_part = block if generation > 6 and not own and not paired else part
+    backward_part = block if generation > 6 and not own and shared == 1 else part
     if interpret is None:
         interpret = jax.default_backend() == "cpu"
     return Plan(
@@ -152,16 +156,24 @@ def plan_of(
         forward_block=forward_block,
         backward_part=backward_part,
         diagonals=diagonals,
-        paired=paired,
+        shared=shared,
         memory=memory,
         interpret=interpret,
     )
 
 
+def _sharing(taps: int, rank: int | None, part: int) -> int:
+    """The queries that share products, of whole lanes each, where that takes fewest."""
+    if rank is not None and rank < taps:
+        return 1
+    can = [R for R in (1, *pairing.SHARED) if part % (R * LANES) == 0]
+    return min(can, key=lambda R: pairing.products(taps, R))
+
+
 def _device() -> tuple[int, int]:
     """Bytes of fast memory, and the chip's generation; what is usual if unknown.
 
-    From the sixth on the matrix unit is 256 wide and deep: the products of pairs, which
+    From the sixth on the matrix unit is 256 wide and deep: shared products, which
     are 128 deep going backward, would fill half of it.
     """
     try:
@@ -177,12 +189,13 @@ def widened_logits(plan: Plan, q_BNTH, k_BKTH, theta_NAC, scale, rank, segments_
         theta_NAC = jnp.ones((k_BKTH.shape[1], 1, 1))
     # Folded into the kernel the scale costs no rounding of its own.
     theta_NAC = theta_NAC.astype(jnp.float32) * (scale * log2(e))
-    cut_by_BT = None
-    if plan.paired:
+    taps_BTA = None
+    if plan.shared > 1:
+        shape = theta_NAC.shape[1], plan.shared
         if segments_BT is not None:
-            cut_by_BT = pairing.cut_by(segments_BT)
-        q = pairing.pair_queries(q_BNTH, theta_NAC.shape[1], segments_BT)
-        k = pairing.pair_keys(k_BKTH, theta_NAC, segments_BT)
+            taps_BTA = pairing.taps_there(segments_BT, *shape)
+        q = pairing.pair_queries(q_BNTH, *shape, segments_BT)
+        k = pairing.pair_keys(k_BKTH, theta_NAC, plan.shared, segments_BT)
     else:
         theta_NAC, left_NAP, right_NPC = _factorised(theta_NAC, rank)
         q = widen.widen_queries(q_BNTH, theta_NAC.shape[1], left_NAP, segments_BT)
@@ -190,7 +203,7 @@ def widened_logits(plan: Plan, q_BNTH, k_BKTH, theta_NAC, scale, rank, segments_
         q, k = (x.reshape(*x.shape[:3], 1, -1) for x in (q, k))
     band_BNTU = None
     if plan.diagonals:
-        arrays = q_BNTH, k_BKTH, theta_NAC, segments_BT, cut_by_BT
+        arrays = q_BNTH, k_BKTH, theta_NAC, segments_BT, taps_BTA
         band_BNTU = widen.causal_band(*arrays)
         more = band_rows(plan.diagonals) - plan.diagonals
         band_BNTU = jnp.pad(band_BNTU, ((0, 0), (0, 0), (0, 0), (0, more)))
@@ -228,7 +241,7 @@ def _near_probabilities(plan, queries, lse_BNT, segments_BT, count: int) -> jax.
     near = []
     for w in range(count):
         shifted_BNTE = widen.shift(k_BNTE, -w, segments_BT, axis=2)
-        own = pairing.near_logits if plan.paired else _own_logits
+        own = pairing.near_logits if plan.shared > 1 else _own_logits
         logit_BNT = own(q_BNTE, shifted_BNTE)
         if band_BNTU is not None and w < band_BNTU.shape[3]:
             logit_BNT -= band_BNTU[..., w]
@@ -262,11 +275,11 @@ def attend_forward(plan: Plan, q_BNTE, k_BNTE, band_BNTU, v_BNTH, segments_BT=No
 
 def _in_lanes(plan: Plan, x_BNTF) -> jax.Array:
     """(B, N, F, T): what belongs to queries, as the kernels want it."""
-    return pairing.in_lanes(x_BNTF, plan.part) if plan.paired else x_BNTF.swapaxes(2, 3)
+    return pairing.in_lanes(x_BNTF, plan.part, plan.shared)
 
 
 def _in_rows(plan: Plan, x_BNFT) -> jax.Array:
-    return pairing.in_rows(x_BNFT, plan.part) if plan.paired else x_BNFT.swapaxes(2, 3)
+    return pairing.in_rows(x_BNFT, plan.part, plan.shared)
 
 
 def attend_backward(plan: Plan, kept, bars):

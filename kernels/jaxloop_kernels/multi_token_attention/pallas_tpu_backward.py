@@ -76,7 +76,7 @@ def backward(
             f"multi_token_attention pallas_tpu: the gradient at T = {T} takes "
             f"{need >> 20} MiB of {plan.memory >> 20} MiB fast memory; xla takes less"
         )
-    more = 4 * T * E // plan.stride
+    more = 4 * T * E // plan.shared
     twice = need + more <= plan.memory
     need += more * twice
 
@@ -102,7 +102,7 @@ def backward(
         partial(_kernel, plan, T),
         grid=(B, N, *plan.grid(T)),
         in_specs=[
-            block_spec(plan, q_BNTE, N, 2, query_at, plan.stride),
+            block_spec(plan, q_BNTE, N, 2, query_at, plan.shared),
             block_spec(plan, k_BNTE, N, 2, key_at),
             block_spec(plan, v_BNTH, N, 2, key_at),
             *(own(x, 3) for x in (out_bar_BNHT, lse_BN1T, mean_BN1T)),
@@ -129,7 +129,7 @@ def memory(plan: Plan, T: int, E: int, H: int, dtype) -> int:
     block, size = plan.block, jnp.dtype(dtype).itemsize
     blocks = 2 * block * (3 * E + 3 * H) * size + 4 * block * (E + H)
     return (
-        4 * T * (E // plan.stride + 2 * LANES) + blocks + 32 * plan.part * block + 2**20
+        4 * T * (E // plan.shared + 2 * LANES) + blocks + 32 * plan.part * block + 2**20
     )
 
 
@@ -152,8 +152,8 @@ def _kernel(
 
     def wide_rows(start: int, queries: int):
         """Of a head's wide queries: those of `queries` from `start` of this block."""
-        first = query * (plan.block // plan.stride) + start // plan.stride
-        return pl.ds(pl.multiple_of(first, LANES), queries // plan.stride)
+        first = query * (plan.block // plan.shared) + start // plan.shared
+        return pl.ds(pl.multiple_of(first, LANES), queries // plan.shared)
 
     @pl.when(row == T // plan.block - 1)  # the first keys, which come first
     def _():

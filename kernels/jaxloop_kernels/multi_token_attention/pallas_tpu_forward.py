@@ -46,7 +46,7 @@ def forward(plan: Plan, q_BNTE, k_BNTE, v_BNHT, extras: Extras):
         partial(_kernel, plan, T),
         grid=(B, N, *plan.grid(T)),
         in_specs=[
-            block_spec(plan, q_BNTE, N, 2, query_at, plan.stride),
+            block_spec(plan, q_BNTE, N, 2, query_at, plan.shared),
             block_spec(plan, k_BNTE, N, 2, key_at),
             block_spec(plan, v_BNHT, N, 3, key_at),
             extras.specs(plan, N, query_at, key_at),

@@ -168,9 +168,8 @@ def through_softmax(tile, inputs, saved, grads, scratch, at, phase):
 
 def through_scores(tile, inputs, scratch, m):
     """The products of step 3, widened, backward."""
-    bars = [wide(scratch.score.at[m])]
-    if tile.paired:
-        bars = pairing.products_bar(*jnp.split(bars[0], 2))
+    rows = jnp.split(wide(scratch.score.at[m]), tile.shared)
+    bars = pairing.split(rows, tile.shared)
     kv = kv_head(tile, inputs.k, m)
     for e, bar in zip(columns(tile, inputs.k), bars, strict=True):
         bar = bar.astype(tile.dtype)

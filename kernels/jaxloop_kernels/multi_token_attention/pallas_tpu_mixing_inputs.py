@@ -70,7 +70,7 @@ def cut_inputs(tile: Tile, arrays: Arrays) -> Inputs:
         taps = tap_matrices(mta.post_NAC).astype(tile.dtype)
         taps = taps.reshape(taps.shape[0], -1, LANES)
     return Inputs(
-        q=(cut_pairs if tile.paired else cut_rows)(cut, arrays.q),
+        q=(cut_pairs if tile.shared == 2 else cut_rows)(cut, arrays.q),
         k=cut_keys(cut, arrays.k_BNTE),
         v=cut_keys(cut, arrays.v_BNTH, foreign=False),
         band=None if band is None else spread_band(cut, band),
@@ -97,7 +97,9 @@ def cut_segments(tile: Tile, segments_BT) -> dict[str, jax.Array]:
     }
     if not tile.cut.lags:
         return found
-    own_BT = segments_BT if tile.late == "lags" else pairing.cut_by(segments_BT)
+    own_BT = segments_BT
+    if tile.late != "lags":
+        own_BT = jnp.repeat(pairing.cut_by(segments_BT, 2), 2, axis=1)
     earlier_BT = _same_document(own_BT, segments_BT, 1)
     later_BT = _same_document(segments_BT, segments_BT, -1)
     return found | {"earlier": by_row(earlier_BT), "later": by_row(later_BT)}
@@ -112,21 +114,21 @@ def _same_document(own_BT, segments_BT, step: int):
 
 def _widened(tile: Tile, q_BNTH, k_BKTH, theta_NAC, segments_BT):
     """Wide queries and keys, and the band or None."""
-    A, band, cut_by_BT = theta_NAC.shape[1], None, None
-    if tile.paired:
-        more, padded = q_BNTH.shape[2] % 2, segments_BT
-        q = jnp.pad(q_BNTH, ((0, 0), (0, 0), (0, more), (0, 0)))
+    A, band, taps_BTA = theta_NAC.shape[1], None, None
+    if tile.shared == 2:
+        T, padded = q_BNTH.shape[2], segments_BT
+        q = jnp.pad(q_BNTH, ((0, 0), (0, 0), (0, T % 2), (0, 0)))
         if segments_BT is not None:
-            padded = jnp.pad(segments_BT, ((0, 0), (0, more)))
-            cut_by_BT = pairing.cut_by(padded)[:, : segments_BT.shape[1]]
-        q = pairing.pair_queries(q, A, padded)
-        k = pairing.pair_keys(k_BKTH, theta_NAC, segments_BT)
+            padded = jnp.pad(segments_BT, ((0, 0), (0, T % 2)))
+            taps_BTA = pairing.taps_there(padded, A, 2)[:, :T]
+        q = pairing.pair_queries(q, A, 2, padded)
+        k = pairing.pair_keys(k_BKTH, theta_NAC, 2, segments_BT)
     else:
         q = widen_queries(q_BNTH, A, segments_BT=segments_BT)
         k = widen_keys(k_BKTH, theta_NAC, segments_BT)
         q, k = (x.reshape(*x.shape[:3], 1, -1) for x in (q, k))
     if tile.band:
-        band = causal_band(q_BNTH, k_BKTH, theta_NAC, segments_BT, cut_by_BT)
+        band = causal_band(q_BNTH, k_BKTH, theta_NAC, segments_BT, taps_BTA)
     return whole_lanes(q), whole_lanes(k), band
 
 

@@ -115,7 +115,7 @@ def plan(
             mix_first=order == "mix_first" or after is None,
             band=_band_of(mta),
             dtype=q_BTNH.dtype,
-            paired=_pairs(mta, matrix_unit),
+            shared=_shared(mta, matrix_unit),
             late=late,
             unroll=not interpret,
         )
@@ -141,21 +141,22 @@ def _chosen(T: int, mta: Mta, sizes: Sizes, vmem: int, block_q, block_k) -> list
     return cuts
 
 
-def _pairs(mta: Mta, matrix_unit: int) -> bool:
-    """Whether neighbouring queries share products.
+def _shared(mta: Mta, matrix_unit: int) -> int:
+    """How many neighbouring queries share products.
 
     Only where the convolution after the softmax parts the rows into even and odd ones
     anyway. A wide matrix unit has little from four keys for half of the rows instead of
     six for all of them, and the former take more memory.
     """
     pre, post = (1 if x is None else x.shape[1] for x in (mta.pre_NAC, mta.post_NAC))
-    return matrix_unit == LANES and post > 1 and pairing.gains(pre)
+    gains = matrix_unit == LANES and post > 1 and pairing.products(pre, 2) < pre
+    return 2 if gains else 1
 
 
 def _late(cut: Cut, matrix_unit: int) -> Late:
     if matrix_unit > LANES and cut.phases == 2:
         return "joint"
-    return "pairs" if pairing.gains(cut.lags + 1) else "lags"
+    return "pairs" if pairing.products(cut.lags + 1, 2) < cut.lags + 1 else "lags"
 
 
 def _cuts(T: int, mta: Mta, block_q: int | None, windows: int) -> Iterator[Cut]:
@@ -172,13 +173,13 @@ def _sizes(q_BTNH, k_BTKH, v_BTKH, mta: Mta, matrix_unit: int) -> Sizes:
     N, H = q_BTNH.shape[2:]
     K, M = k_BTKH.shape[2], _group(mta)
     taps = 1 if mta.pre_NAC is None else mta.pre_NAC.shape[1]
-    paired = _pairs(mta, matrix_unit)
+    shared = _shared(mta, matrix_unit)
     return Sizes(
         heads=M,
         # Convolved keys are a query head's own.
         kv_heads=M if mta.pre_NAC is not None else max(1, M * K // N),
-        width=pairing.width(taps, H) if paired else lanes(taps * H),
-        query_rows=2 if paired else 1,
+        width=pairing.width(taps, H, 2) if shared == 2 else lanes(taps * H),
+        query_rows=shared,
         value=v_BTKH.shape[-1],
         size=q_BTNH.dtype.itemsize,
         band=_band_of(mta) > 0,

@@ -76,13 +76,13 @@ def convolved(tile: Tile, inputs: Inputs, padded_ref, m) -> list:
         both = both[:, :LANES], both[:, LANES:]
         own_tap = taps[0:1, LANES : LANES + 1]
     else:
-        parts = pairing.pair_rows(lagged, tile.cut.lags + 1, tile.dtype)
+        parts = pairing.shared_rows(lagged, tile.cut.lags + 1, 2, tile.dtype)
         size = parts[0].shape[-1]
         products = [
             dot(x.reshape(-1, size), taps[at * size : (at + 1) * size])
             for at, x in enumerate(parts)
         ]
-        both = pairing.both_rows(products)
+        both = pairing.join(products, 2)
         own_tap = taps[3 * size : 3 * size + 1, 0:1]
     even, odd = (x.reshape(-1, tile.phase_rows, LANES) for x in both)
     if inputs.earlier is not None:
@@ -152,4 +152,4 @@ def paired_taps(taps: jax.Array) -> jax.Array:
     """(N, 4 G 128, 128) of (N, A 128, 128): for the products that `pairing` has."""
     N = taps.shape[0]
     squares = taps.reshape(N, -1, LANES, LANES)
-    return pairing.pair_taps(squares).astype(taps.dtype).reshape(N, -1, LANES)
+    return pairing.shared_taps(squares, 2).astype(taps.dtype).reshape(N, -1, LANES)

@@ -50,8 +50,8 @@ class Tile(NamedTuple):
     """Diagonals from which the band is subtracted."""
     dtype: Any
     """Of the products' operands; they accumulate in float32."""
-    paired: bool = False
-    """Whether queries and keys are those of `pairing`."""
+    shared: int = 1
+    """Neighbouring queries that share products, 1 or 2, see `pairing`."""
     late: Late = "lags"
     unroll: bool = True
     """Whether loops run several turns as one: not when interpreted."""
@@ -205,9 +205,7 @@ def score_tile(tile: Tile, inputs: Inputs, near_ref, score_ref, q, k):
             dot(inputs.q[0, m, :, e], inputs.k[0, kv, :, e], (1, 1))
             for e in columns(tile, inputs.k)
         ]
-        score = products[0]
-        if tile.paired:
-            score = jnp.concatenate(pairing.both_rows(products), axis=0)
+        score = jnp.concatenate(pairing.join(products, tile.shared))
         if tile.scale != 1.0:
             score = score * tile.scale
         for w in range(tile.cut.windows):
@@ -228,7 +226,7 @@ def score_tile(tile: Tile, inputs: Inputs, near_ref, score_ref, q, k):
 
 def columns(tile: Tile, wide_ref) -> list[slice]:
     """Of wide queries or keys: those of each product that makes the scores."""
-    count = 4 if tile.paired else 1
+    count = pairing.count(tile.shared)
     size = wide_ref.shape[-1] // count
     return [slice(at * size, (at + 1) * size) for at in range(count)]
 
@@ -358,7 +356,7 @@ def specs(tile: Tile, inputs: Inputs, sweeps: Sweeps = "one") -> Inputs:
     def spec(name, x):
         heads, D = x.shape[1] // groups, x.shape[-1]
         if name in ("q", "band"):
-            rows = cut.block_q // (2 if tile.paired and name == "q" else 1)
+            rows = cut.block_q // (tile.shared if name == "q" else 1)
             return pl.BlockSpec((1, heads, rows, D), of_rows)
         if name in ("k", "v"):
             index = of_keys if name == "k" else of_values

@@ -5,8 +5,8 @@ Tiles stand with keys down and queries across: what belongs to a query (maximum,
 gradient's mean) is then a row of numbers, and a sum over keys one of whole registers.
 Logits are in bits: softmax is 2**x / sum 2**x here, and the caller scales the keys.
 
-With `Plan.paired` two neighbouring queries share products (`pairing`): the queries of
-a part stand in another order, those in even places before those in odd ones.
+With `Plan.shared` neighbouring queries share products (`pairing`): the queries of a
+part stand in another order, the first ones of all groups before the second ones.
 
 Shapes: B batch, N query heads, T time (whole blocks), E width of queries and keys, H
 head size of the values, U diagonals; X keys and Y queries of a tile.
@@ -41,11 +41,12 @@ class Plan(NamedTuple):
     """Of the forward kernel, which keeps less and may take longer steps: `block` or
     twice that, if it divides T."""
     backward_part: int
-    """Of the backward kernel; that of the forward one where queries are paired."""
+    """Of the backward kernel; that of the forward one where queries share products."""
     diagonals: int
     """U, at most LANES."""
-    paired: bool
-    """Whether queries and keys are those of `pairing`."""
+    shared: int
+    """Neighbouring queries that share products, 1, 2 or 4, see `pairing`. It is also
+    how far the query of a lane is from that of the next."""
     memory: int
     """Bytes of the chip's fast memory."""
     interpret: Any
@@ -65,26 +66,19 @@ class Plan(NamedTuple):
         short = c >= n - r
         return jnp.where(short, r - n % 2, n - 1 - r), jnp.where(short, c - n + r, c)
 
-    @property
-    def stride(self) -> int:
-        """From the query of one lane to that of the next."""
-        return 2 if self.paired else 1
-
     def place(self, column: int) -> int:
         """Of the first query of a tile of lanes in its block, by its column there."""
-        if not self.paired:
-            return column
         part, inside = divmod(column, self.part)
-        odd, pair = divmod(inside, self.part // 2)
-        return part * self.part + 2 * pair + odd
+        nth, group = divmod(inside, self.part // self.shared)
+        return part * self.part + self.shared * group + nth
 
     def rows(self, start: int) -> slice:
         """Of the block of wide queries: those of the part at `start`."""
-        return slice(start // self.stride, (start + self.part) // self.stride)
+        return slice(start // self.shared, (start + self.part) // self.shared)
 
     def columns(self, wide) -> list[slice]:
         """Of wide queries or keys: those of each product that makes the logits."""
-        count = 4 if self.paired else 1
+        count = pairing.count(self.shared)
         size = wide.shape[-1] // count
         return [slice(r * size, (r + 1) * size) for r in range(count)]
 
@@ -147,16 +141,12 @@ def logits(plan: Plan, q_ref, k_ref, start: int, keys: int):
     """(X, Y): the first `keys` keys of a block and the part of queries at `start`."""
     q_ref = q_ref.at[plan.rows(start), :]
     products = [dot(k_ref[:keys, e], q_ref[:, e], NT) for e in plan.columns(k_ref)]
-    if not plan.paired:
-        return products[0]
-    return jnp.concatenate(pairing.both_rows(products), axis=1)
+    return _join(pairing.join(products, plan.shared), axis=1)
 
 
 def logits_bar(plan: Plan, bar_XY) -> list[jax.Array]:
     """The gradients of the products in `logits`, from that of the logits."""
-    if not plan.paired:
-        return [bar_XY]
-    return pairing.products_bar(*jnp.split(bar_XY, 2, axis=1))
+    return pairing.split(jnp.split(bar_XY, plan.shared, axis=1), plan.shared)
 
 
 def correct(plan: Plan, x_XY, extras: Extras, start: int, near) -> jax.Array:
@@ -186,14 +176,15 @@ def _correct_diagonal(plan: Plan, x_XY, extras: Extras, start: int):
         for x in range(0, x_XY.shape[0], LANES):
             tile = x_XY[x : x + LANES, y : y + LANES]
             ahead = plan.place(start + y) - x
-            if ahead + plan.stride * (LANES - 1) < 0:
+            if ahead + plan.shared * (LANES - 1) < 0:
                 tile = jnp.full_like(tile, NEVER)
             elif ahead < LANES - 1:
                 lag = _lag(plan, LANES, ahead)
-                tile = jnp.where(lag >= 0, tile - _spread(plan, band_UL, lag), NEVER)
+                extra = _spread(plan, band_UL, LANES, ahead)
+                tile = jnp.where(lag >= 0, tile - extra, NEVER)
             elif _reaches(plan, ahead):
                 rows = _corner_rows(plan)
-                extra = _spread(plan, band_UL, _lag(plan, rows, ahead))
+                extra = _spread(plan, band_UL, rows, ahead)
                 tile = _join([tile[:-rows], tile[-rows:] - extra], axis=0)
             tiles.append(tile)
         columns.append(_join(tiles, axis=0))
@@ -207,7 +198,7 @@ def _correct_corner(plan: Plan, x_XY, extras: Extras, near):
         corner = x_XY[-rows:, y : y + LANES]
         ahead = plan.place(y) + LANES
         if _reaches(plan, ahead):
-            extra = _spread(plan, _band(extras, y), _lag(plan, rows, ahead))
+            extra = _spread(plan, _band(extras, y), rows, ahead)
             corner = corner - jnp.where(near, extra, 0.0)
         columns.append(corner)
     return _join([x_XY[:-rows], _join(columns, axis=1)], axis=0)
@@ -227,14 +218,14 @@ def band_bar(plan: Plan, bar_XY, start: int, near) -> list[tuple[int, jax.Array]
         offset = 0 if near is None else bar_XY.shape[0]
         for x in range(0, bar_XY.shape[0], LANES):
             ahead = plan.place(y) - x + offset
-            if -plan.stride * (LANES - 1) <= ahead < LANES - 1:
+            if -plan.shared * (LANES - 1) <= ahead < LANES - 1:
                 bar_LL = bar_XL[x : x + LANES]
-                total_UL += _gather(plan, bar_LL, _lag(plan, LANES, ahead))
+                total_UL += _gather(plan, bar_LL, ahead)
             elif _reaches(plan, ahead):
                 corner = bar_XL[x + LANES - rows : x + LANES]
                 if near is not None:
                     corner = jnp.where(near, corner, 0.0)
-                total_UL += _gather(plan, corner, _lag(plan, rows, ahead))
+                total_UL += _gather(plan, corner, ahead)
         if not isinstance(total_UL, float):
             found.append((y, total_UL))
     return found
@@ -263,7 +254,7 @@ def _lag(plan: Plan, rows: int, ahead: int) -> jax.Array:
     """
     key = lax.broadcasted_iota(jnp.int32, (rows, LANES), 0) + (LANES - rows)
     query = lax.broadcasted_iota(jnp.int32, (rows, LANES), 1)
-    return plan.stride * query + ahead - key
+    return plan.shared * query + ahead - key
 
 
 def _band(extras: Extras, query: int):
@@ -272,23 +263,46 @@ def _band(extras: Extras, query: int):
     return extras.band_BNUT[:, query : query + LANES]
 
 
-def _spread(plan: Plan, band_UL, lag) -> jax.Array | float:
-    """The band where it belongs: row u of it at the entries of lag u."""
+def _spread(plan: Plan, band_UL, rows: int, ahead: int) -> jax.Array | float:
+    """(rows, LANES): the band where it belongs, row u of it at the entries of lag u.
+
+    The keys and queries are those of `_lag`. In a row of a register lags are `shared`
+    apart: one comparison serves as many lags, each in its own rows of the register.
+    """
+    level = _level(plan, rows, ahead)
     extra = 0.0
-    for u in range(plan.diagonals):
-        extra = jnp.where(lag == u, band_UL[u : u + 1], extra)
+    for n in range(_levels(plan)):
+        own = band_UL[n : n + 1]
+        if plan.shared > 1:
+            lags = [n * plan.shared + (ahead - row) % plan.shared for row in range(8)]
+            own = _join([band_UL[u : u + 1] for u in lags], axis=0)
+            own = jnp.tile(own, (rows // 8, 1))
+        extra = jnp.where(level == n, own, extra)
     return extra
 
 
-def _gather(plan: Plan, x, lag) -> jax.Array:
+def _gather(plan: Plan, x_XL, ahead: int) -> jax.Array:
     """The transpose of `_spread`, negative: the sum of x over the keys at each lag."""
-    shape = (band_rows(plan.diagonals), LANES)
-    row = lax.broadcasted_iota(jnp.int32, shape, 0)
-    total_UL = jnp.zeros(shape, jnp.float32)
-    for u in range(plan.diagonals):
-        sum_1L = jnp.where(lag == u, x, 0.0).sum(axis=0, keepdims=True)
-        total_UL = jnp.where(row == u, -sum_1L, total_UL)
-    return total_UL
+    level = _level(plan, x_XL.shape[0], ahead)
+    totals = []
+    for n in range(_levels(plan)):
+        total = jnp.where(level == n, x_XL, 0.0).reshape(-1, 8, LANES).sum(axis=0)
+        while total.shape[0] > plan.shared:
+            upper, lower = jnp.split(total, 2)
+            total = upper + lower
+        rows = [(ahead - u) % plan.shared for u in range(plan.shared)]
+        totals += [-total[row : row + 1] for row in rows]
+    more = band_rows(plan.diagonals) - len(totals)
+    return _join([*totals, jnp.zeros((more, LANES), jnp.float32)], axis=0)
+
+
+def _levels(plan: Plan) -> int:
+    return -(-plan.diagonals // plan.shared)
+
+
+def _level(plan: Plan, rows: int, ahead: int) -> jax.Array:
+    """(rows, LANES): the lag in whole `shared`, which is a power of two."""
+    return _lag(plan, rows, ahead) >> (plan.shared.bit_length() - 1)
 
 
 def _join(parts, axis: int):

@@ -124,14 +124,14 @@ def causal_band(
     k_BKTH: jax.Array,
     theta_NAC: jax.Array,
     segments_BT: jax.Array | None = None,
-    cut_by_BT: jax.Array | None = None,
+    taps_BTA: jax.Array | None = None,
 ) -> jax.Array:
     """(B, N, T, U), at least float32: what entry (i, i - u) has too much, u < U.
 
     That is theta over the taps (i', j') with j' > i'. They are all logits of a query
     and one of the U keys after it: U products of vectors a token.
 
-    cut_by_BT: the document whose queries row i has got as taps, if it is not its own.
+    taps_BTA: which queries row i has got as taps, if not those of its document.
     """
     N, A, C = theta_NAC.shape
     B, K, T, _ = k_BKTH.shape
@@ -141,7 +141,7 @@ def causal_band(
     q_BKRTH = exact(q_BNTH).reshape(B, K, N // K, T, -1)
     k_BKTH = exact(k_BKTH)
     ahead = []
-    within_BT = segments_BT if cut_by_BT is None else None
+    within_BT = segments_BT if taps_BTA is None else None
     for w in range(1, U + 1):
         k_BK1TH = shift(k_BKTH, w, within_BT, axis=2)[:, :, None]
         ahead.append((q_BKRTH * k_BK1TH).sum(axis=-1).reshape(B, N, T))
@@ -152,22 +152,17 @@ def causal_band(
     for a in range(A):
         lag = A - 1 - a
         lagged_BNTW = shift(ahead_BNTW, -lag, within_BT, axis=2)
-        if cut_by_BT is not None:
-            there_BTW = _taps_there(segments_BT, cut_by_BT, lag, U)
+        if taps_BTA is not None:
+            there_BTW = _keys_there(segments_BT, lag, U) & taps_BTA[..., a, None]
             lagged_BNTW = jnp.where(there_BTW[:, None], lagged_BNTW, 0)
         band_BNTU += _mix_last(lagged_BNTW, theta_NAUW[:, a])
     return band_BNTU
 
 
-def _taps_there(segments_BT, cut_by_BT, lag: int, U: int) -> jax.Array:
-    """(B, T, U): whether row i has query i - lag, and key i - lag + w is in its
-    document, w = 1 .. U."""
+def _keys_there(segments_BT, lag: int, U: int) -> jax.Array:
+    """(B, T, U): whether key i - lag + w is in row i's document, w = 1 .. U."""
     keys = [moved(segments_BT, w - lag, axis=1) for w in range(1, U + 1)]
-    there_BTW = jnp.stack(keys, axis=-1) == segments_BT[..., None]
-    if lag:
-        own_BT = moved(segments_BT, -lag, axis=1) == cut_by_BT
-        there_BTW &= own_BT[..., None]
-    return there_BTW
+    return jnp.stack(keys, axis=-1) == segments_BT[..., None]
 
 
 def join_rows(
