@@ -275,10 +275,14 @@ def attend_forward(plan: Plan, q_BNTE, k_BNTE, band_BNTU, v_BNTH, segments_BT=No
 
 def _in_lanes(plan: Plan, x_BNTF) -> jax.Array:
     """(B, N, F, T): what belongs to queries, as the kernels want it."""
+    if plan.shared == 1:
+        return x_BNTF.swapaxes(2, 3)
     return pairing.in_lanes(x_BNTF, plan.part, plan.shared)
 
 
 def _in_rows(plan: Plan, x_BNFT) -> jax.Array:
+    if plan.shared == 1:
+        return x_BNFT.swapaxes(2, 3)
     return pairing.in_rows(x_BNFT, plan.part, plan.shared)
 
 
