@@ -166,22 +166,38 @@ def test_a_wide_matrix_unit_changes_only_how():
     np.testing.assert_allclose(run(256), run(128), atol=2e-5)
 
 
+CHECKED = pltpu.InterpretParams(
+    detect_races=True, uninitialized_memory="nan", out_of_bounds_reads="raise"
+)
+
+
+def no_races() -> bool:
+    found = interpret_pallas_call.races  # only a private name tells
+    assert found is not None
+    return not found.races_found
+
+
 def test_scores_laid_by_come_back_without_races():
     """Five blocks of keys: three go to the device's memory and come back."""
     case = Case(T=500, N=2, K=2, pre=(2, 3), post=(3, 11), pre_group=2, post_group=2)
     q, k, v, mta, _ = make(case)
     how = {"scale": 0.3, "order": "convolve_first"}
     wanted = reference.core(q, k, v, mta, None, **how)
-    params = pltpu.InterpretParams(
-        detect_races=True, uninitialized_memory="nan", out_of_bounds_reads="raise"
-    )
-    sizes = {"block_q": 256, "block_k": 128, "mix_rows": 64, "interpret": params}
+    sizes = {"block_q": 256, "block_k": 128, "mix_rows": 64, "interpret": CHECKED}
     got = pallas_tpu_mixing.core(q, k, v, mta, **how, **sizes)
     np.testing.assert_allclose(got, wanted, atol=2e-5 * float(jnp.abs(wanted).max()))
-    # Only a private name tells what was found.
-    found = interpret_pallas_call.races
-    assert found is not None
-    assert not found.races_found
+    assert no_races()
+
+
+@pytest.mark.full
+def test_gradients_have_no_races_and_read_nothing_that_was_not_written():
+    case = FULL_STACK._replace(T=40, N=2, K=1, pre_group=2, post_group=2)
+    core = partial(pallas_tpu_mixing.core, interpret=CHECKED)
+    found = value_and_grads(core, case, block_q=32, block_k=128, mix_rows=16)
+    for name, want in value_and_grads(reference.core, case).items():
+        limit = 2e-5 * float(jnp.abs(want).max())
+        np.testing.assert_allclose(found[name], want, atol=limit, err_msg=name)
+    assert no_races()
 
 
 @pytest.mark.parametrize("gradient", [False, True])
