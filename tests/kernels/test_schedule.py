@@ -25,8 +25,8 @@ from jaxloop_kernels.schedule.cost import counted, weigh
 from jaxloop_kernels.schedule.steps import Call, pallas_calls
 
 # A grid of 6 steps (8 trips); before its step the pipeline copies a block; the step
-# holds a part of 3 bundles, one of 13, which are two loops of 5 and 7 trips without a
-# gap between them, and a copy of the pipeline's own.
+# holds a part of 3 bundles, one of 13, which are two loops of 5 and 7 trips (by twos to
+# 13) without a gap between them, and a copy of the pipeline's own.
 SCHEDULE = """\
      0   :  { %s1 = smov.u32 0 }
    0x1 LB: > { %8 = sbr.rel (%p0) target = $region5 } /* Start region 40 */
@@ -39,13 +39,13 @@ a second line of this bundle } /* Start/End empty region 5 */
    0x7   : > { %v1 = vmul }
    0x8 PF: > { %11 = sbr.rel (%p3) target = $region20 } /* Start/End empty region 10 */
    0x9   : > { %v1 = vadd }
-   0xa LB: >> { %v2 = vadd  ;;  %p9 = scmp.ge.s32.totalorder %s9, 5 /* loop exit test */ } /* Start region 50 :: Start region 51 */
+   0xa LB: >> { %v2 = vadd  ;;  %s9 = sadd.s32 1, %s99 ;;  %p9 = scmp.ge.s32.totalorder %s9, 5 /* loop exit test */ } /* Start region 50 :: Start region 51 */
    0xb   : >> { %12 = sbr.rel (!%p9) target = $region50 }
    0xc   : >> { %v2 = vadd }
    0xd   :  {}
    0xe   :  {}
    0xf   : >> { %s3 = nop } /* End region 50 :: End region 51 */
-  0x10 LB: >> { %p8 = scmp.ge.s32.totalorder %s8, 7 /* phi :: loop exit test */ } /* Start region 60 */
+  0x10 LB: >> { %s8 = sadd.s32 2, %s98 ;;  %p8 = scmp.ge.s32.totalorder %s8, 13 /* phi :: loop exit test */ } /* Start region 60 */
   0x11   : > { %13 = sbr.rel (!%p8) target = $region60 }
   0x12   : >> { %v2 = vadd }
   0x13   :  {}

@@ -7,6 +7,7 @@ back to, and prints in each loop the test that ends it:
     0x1d LB: > { ... } /* Start region 542 */
     0x2e   : > { ... sbr.rel (%p448_p7) target = $region36 }
     0x502 PF: > { ... } /* Start/End empty region 36 */
+    0x504  : > { %s35_s26 = sadd.s32 1, %s76_s26 ... }
     0x508  : > { ... scmp.ge.s32.totalorder %s35_s26, 130 /* loop exit test */ }
     0x50a  : > { ... sbr.rel (!%p35_p12) target = $region542 }
 
@@ -21,7 +22,10 @@ from typing import NamedTuple
 
 _BUNDLE = re.compile(r"^\s*(?:0x[0-9a-f]+|0)\s+(?:[A-Z]{2})?\s*:[> ]*\{")
 _HEAD = re.compile(r"^\s*\S+\s+LB:")
-_EXIT = re.compile(r"scmp\.ge\.s32\.totalorder \S+, (\d+) /\* [^*]*\bloop exit test\b")
+_EXIT = re.compile(
+    r"scmp\.ge\.s32\.totalorder (\S+), (\d+) /\* [^*]*\bloop exit test\b"
+)
+_STEP = re.compile(r"(\S+) = sadd\.s32 (\d+), ")
 _BRANCH = re.compile(r"sbr\.rel \([^)]*\) target = \$region(\d+)")
 _START = re.compile(r"Start region (\d+)\b")
 _TARGET = re.compile(r"empty region (\d+)\b")
@@ -134,14 +138,15 @@ def _loops(rows) -> tuple[Loop, ...]:
     heads = {at for at, text in enumerate(rows) if _HEAD.match(text)}
     if heads != {span.first for span in spans}:
         raise ValueError(f"loops begin at {sorted(heads)}; branches go back in {spans}")
+    steps = {name: int(step) for text in rows for name, step in _STEP.findall(text)}
     loops = []
     for span in sorted(spans):
         inside = [other for other in spans if other != span and span.holds(other)]
         tests = [
-            int(trips)
+            -(-int(limit) // steps[counter]) if counter in steps else None
             for at in range(*span)
             if not any(first <= at < last for first, last in inside)
-            for trips in _EXIT.findall(rows[at])
+            for counter, limit in _EXIT.findall(rows[at])
         ]
         depth = sum(other.holds(span) for other in spans)
         loops.append(Loop(span, depth, tests[-1] if tests else None))
