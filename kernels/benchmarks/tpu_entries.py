@@ -13,14 +13,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.experimental.pallas.ops.tpu.paged_attention import paged_attention as jax_paged
-from jax.experimental.pallas.ops.tpu.ragged_paged_attention import (
-    ragged_paged_attention,
-)
+import tpu_paged
 from jax.experimental.pallas.ops.tpu.splash_attention import (
     splash_attention_kernel,
     splash_attention_mask,
 )
+from tpu_op import Blocks, Op, bf16
 
 from jaxloop_kernels.attention import pallas_tpu as attention
 from jaxloop_kernels.lm_head import pallas_tpu as lm_head
@@ -34,26 +32,8 @@ from jaxloop_kernels.multi_token_attention.pallas_tpu_mixing_inputs import (
     convolved,
     cut_inputs,
 )
-from jaxloop_kernels.paged_attention import pallas_tpu as paged_attention
 from jaxloop_kernels.paged_attention.shapes import SHAPES as PAGED
-from jaxloop_kernels.paged_attention.shapes import Shape as PagedShape
-from jaxloop_kernels.schedule import VMEM, tracing_for
-
-Blocks = dict[str, int]
-
-
-class Op(NamedTuple):
-    build: Callable[[Any, Blocks, str], tuple[Callable, tuple]]
-    """(shape, blocks, chip) -> (function, its abstract arguments)."""
-    shapes: dict[str, Any]
-    blocks: tuple[Blocks, ...] = ({},)
-    """The first is the default; `--sweep` tries all."""
-    baseline: str = ""
-    """The op that ratios are to, at the shape of the same name."""
-    only: str = ""
-    """Pattern of the kernels that count; a backward pass brings the forward with it."""
-    counts: Callable[[Any, Blocks], dict] = lambda shape, blocks: {}
-    """(shape, blocks) -> `trips` and `shares` of `measure`, where arguments decide."""
+from jaxloop_kernels.schedule import tracing_for
 
 
 class Heads(NamedTuple):
@@ -82,10 +62,6 @@ LM_HEAD = {
     "qwen-0.5b": Product(M=2048, D=896, V=151_936),
     "qwen-8b": Product(M=2048, D=4096, V=151_936),
 }
-
-
-def bf16(*shape: int) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(shape, jnp.bfloat16)
 
 
 def backward(fn: Callable, count: int = 3) -> Callable:
@@ -245,67 +221,6 @@ SIXTEEN = {
 }
 
 
-def _paged_attention(shape, blocks: Blocks, chip: str):
-    how = {"scale": shape.head_size**-0.5, "interpret": False, **blocks}
-    return partial(paged_attention.paged_attention, **how), shape.arguments()
-
-
-def _paged_jax(shape, blocks: Blocks, chip: str):
-    """jax's first kernel of this kind: a head of a row at a time."""
-    _, k_pages, _, table, length = shape.arguments()
-    P, K, S, H = k_pages.shape
-    fn = partial(jax_paged, pages_per_compute_block=_pages(shape, blocks))
-    q, pages = bf16(shape.batch, shape.heads, H), bf16(K, P, S, H)
-    return fn, (q, pages, pages, length, table)
-
-
-def _paged_ragged(shape, blocks: Blocks, chip: str):
-    """jax's second: rows of any number of new tokens, keys beside their values."""
-    (B, Q, N, K, H, S, P, _), (*_, table, length) = shape, shape.arguments()
-    fn = partial(
-        ragged_paged_attention,
-        num_kv_pages_per_block=_pages(shape, blocks),
-        num_queries_per_block=blocks["block_q"],
-        vmem_limit_bytes=VMEM[chip] * 2**20 * 3 // 4,
-    )
-    ends, rows = (jax.ShapeDtypeStruct((n,), jnp.int32) for n in (B + 1, 1))
-    return fn, (bf16(B * Q, N, H), bf16(P, S, 2 * K, H), length, table, ends, rows)
-
-
-def _pages(shape, blocks: Blocks) -> int:
-    """Of a block, where all rows are as long as their tables."""
-    keys = blocks.get("keys", paged_attention.KEYS)
-    return max(1, min(keys // shape.page_size, shape.row_pages))
-
-
-def _paged_counts(shape, blocks: Blocks) -> dict:
-    size = paged_attention.pages_of(shape.arguments()[1], shape.row_pages, **blocks)
-    # Copies are begun for the first block of all, and in every step for the next.
-    shares = {"paged_attention": (1 / shape.batch, 1.0)}
-    return {"trips": (-(-shape.row_pages // size),), "shares": shares}
-
-
-def _paged_jax_counts(shape, blocks: Blocks) -> dict:
-    steps = -(-shape.row_pages // _pages(shape, blocks))
-    # Loops over a row and over empty rows; a block's part, and what begins the first.
-    shares = {"paged_attention": (1.0, 1.0, 1 / steps)}
-    return {"trips": (steps, 0), "shares": shares}
-
-
-def _paged_ragged_counts(shape, blocks: Blocks) -> dict:
-    rows, steps = blocks["block_q"], -(-shape.row_pages // _pages(shape, blocks))
-    shares = {"ragged_paged_attention_kernel": (1.0, 1.0)}
-    return {"trips": (rows // shape.queries, steps), "shares": shares}
-
-
-PAGED_FULL = {
-    f"4k{slots}": PagedShape(
-        32, 1, 32, 8, 128, slots, 32 * 4096 // slots, 4096 // slots
-    )
-    for slots in (16, 64)
-}
-
-
 def _keys(*sizes: int) -> tuple[Blocks, ...]:
     return tuple({"keys": size} for size in sizes)
 
@@ -365,24 +280,26 @@ OPS: dict[str, Op] = {
         "forward",
     ),
     "lm_head_backward": Op(_lm_head_backward, LM_HEAD, ({},), "product", "backward"),
-    # Counted with rows as long as their tables.
     "paged_jax": Op(
-        _paged_jax, PAGED_FULL, _keys(512, 1024, 2048, 4096), counts=_paged_jax_counts
+        tpu_paged.jax_first,
+        tpu_paged.FULL,
+        _keys(512, 1024, 2048, 4096),
+        counts=tpu_paged.jax_first_counts,
     ),
     "paged_ragged": Op(
-        _paged_ragged,
-        PAGED_FULL,
+        tpu_paged.jax_ragged,
+        tpu_paged.FULL,
         tuple(
             blocks | {"block_q": q} for q in (1, 4, 8) for blocks in _keys(512, 1024)
         ),
-        counts=_paged_ragged_counts,
+        counts=tpu_paged.jax_ragged_counts,
     ),
     "paged_attention": Op(
-        _paged_attention,
-        PAGED_FULL | PAGED,
+        tpu_paged.ours,
+        tpu_paged.FULL | PAGED,
         _keys(512, 256, 1024),
         "paged_ragged",
-        counts=_paged_counts,
+        counts=tpu_paged.ours_counts,
     ),
 }
 

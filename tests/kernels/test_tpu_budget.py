@@ -10,6 +10,7 @@ from functools import cache
 
 import pytest
 import tpu_entries
+import tpu_paged
 import tpu_schedule
 from tpu_entries import Heads
 
@@ -88,7 +89,7 @@ def test_lm_head(libtpu, chip, budget):
 )
 def test_paged_attention(libtpu, chip, slots, budget):
     """jax's kernel for ragged rows, at its first blocks."""
-    shape = tpu_entries.PAGED_FULL[f"4k{slots}"]
+    shape = tpu_paged.FULL[f"4k{slots}"]
     assert ratio("paged_attention", "paged_ragged", shape, chip) <= budget
 
 
