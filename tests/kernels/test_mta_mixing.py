@@ -154,14 +154,14 @@ def test_bfloat16(order):
 
 @pytest.mark.full
 def test_a_wide_matrix_unit_changes_only_how():
-    """Both phases are then convolved by one product, if there is one document."""
-    q, k, v, mta, _ = make(MORE["one document"])
+    """Both phases are then convolved by one product, and no products are shared."""
+    q, k, v, mta, segments_BT = make(FULL_STACK)
 
     @partial(jax.jit, static_argnums=0)
     def run(matrix_unit):
         sizes = {"block_q": 32, "block_k": 256, "matrix_unit": matrix_unit}
         how = {"scale": 0.3, "order": "convolve_first", "interpret": True}
-        return pallas_tpu_mixing.core(q, k, v, mta, **how, **sizes)
+        return pallas_tpu_mixing.core(q, k, v, mta, segments_BT, **how, **sizes)
 
     np.testing.assert_allclose(run(256), run(128), atol=2e-5)
 
@@ -259,6 +259,8 @@ def test_what_it_cannot_do_is_said():
     assert "mix" in pallas_tpu_mixing.supports(q, k, v, plain, "convolve_first")
     with pytest.raises(ValueError, match="multiple of 32"):
         pallas_tpu_mixing.core(q, k, v, mta, scale=1.0, order="mix_first", block_q=40)
+    with pytest.raises(ValueError, match="mix_rows must be a multiple of 8"):
+        pallas_tpu_mixing.core(q, k, v, mta, scale=1.0, order="mix_first", mix_rows=12)
 
 
 SIXTEEN = blocks.Sizes(16, 16, 1024, 2, 128, 2, True, True, 128)
@@ -282,6 +284,16 @@ def test_blocks_are_the_cheapest_that_fit(mebibytes, way):
     # Every block computes rows above the diagonal: the choice is near the fewest.
     entries = [len(layout.by_rows(c).q) * c.block_q * c.block_k for c in (cut, *cuts)]
     assert entries[0] <= 1.25 * min(entries)
+
+
+def test_gradients_of_queries_fit():
+    """Without a convolution after the softmax they need more than those of keys."""
+    sizes = SIXTEEN._replace(width=768, query_rows=1, convolves=False)
+    cuts = [layout.Cut(2048, rows, 1, 0, 0) for rows in blocks.ROWS]
+    cut = blocks.choose(cuts, sizes, blocks.backward_bytes, 60 * 2**20)
+    # Two blocks of queries, bfloat16, two of their gradients and the float32 sum; and
+    # the same of the band, in float32.
+    assert 16 * cut.block_q * (768 * 12 + 128 * 20) <= 60 * 2**20
 
 
 def test_memory_without_room_is_said():

@@ -117,7 +117,7 @@ def backward(
     saved = Saved(out_bar, lse, taps_back=_transposed(inputs.taps))
     call = partial(_call, tile, inputs, vmem=vmem, interpret=interpret)
     delta = call("delta", saved).delta
-    saved = saved._replace(delta=_shared(tile, delta))
+    saved = saved._replace(delta=_of_all_blocks(tile, delta))
     queries, keys = call("queries", saved), call("keys", saved)
 
     def of_all(x, like, factor=1.0):
@@ -143,7 +143,7 @@ def _transposed(taps):
     return square.mT.reshape(taps.shape)
 
 
-def _shared(tile: Tile, delta):
+def _of_all_blocks(tile: Tile, delta):
     """A row's parts from all blocks that have it, added up and given back to each."""
     cut = tile.cut
     if not cut.lags:

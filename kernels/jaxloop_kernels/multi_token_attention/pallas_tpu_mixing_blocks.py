@@ -9,10 +9,8 @@ Shapes: M heads of a group.
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from jaxloop_kernels.multi_token_attention.pallas_tpu_mixing_layout import (
-    LANES,
-    Cut,
-)
+from jaxloop_kernels.multi_token_attention import pairing
+from jaxloop_kernels.multi_token_attention.pallas_tpu_mixing_layout import LANES, Cut
 from jaxloop_kernels.multi_token_attention.widen import lanes
 
 ROWS = range(32, 417, 32)
@@ -82,18 +80,23 @@ def forward_bytes(cut: Cut, sizes: Sizes) -> int:
 
 
 def backward_bytes(cut: Cut, sizes: Sizes) -> int:
-    """Of the largest backward kernel, that of the keys."""
+    """Of the larger backward kernel, that of the queries or that of the keys."""
     M, rows = sizes.heads, cut.block_q
     by_head = 4 * M * rows * cut.block_k
-    wide = lanes(sizes.width) + lanes(sizes.value)
     fetched = _fetched(cut, sizes) + M * rows * lanes(sizes.value) * sizes.size
-    written = sizes.kv_heads * cut.block_k * wide * sizes.size
-    scratch = 3 * by_head + M * rows * cut.block_k * sizes.size
-    scratch += sizes.kv_heads * cut.block_k * wide * 4 + 2 * 4 * rows * cut.block_k
+    both = 2 * by_head + M * rows * cut.block_k * sizes.size
+    both += 2 * 4 * rows * cut.block_k
+    # Gradients are added up in float32, and written.
+    band = sizes.band * M * rows * LANES
+    wide = M * rows // sizes.query_rows * lanes(sizes.width)
+    queries = 4 * (wide + band) + 2 * (wide * sizes.size + 4 * band)
+    wide = sizes.kv_heads * cut.block_k * (lanes(sizes.width) + lanes(sizes.value))
+    keys = by_head + (4 + 2 * sizes.size) * wide
     if sizes.convolves:
         matrices = M * (cut.lags + 1) * LANES * LANES
-        scratch += 2 * by_head + matrices * (2 * sizes.size + 4)
-    return 2 * (fetched + written) + scratch + SPARE
+        both += by_head + 2 * sizes.size * matrices
+        keys += by_head + 4 * matrices
+    return 2 * fetched + both + max(queries, keys) + SPARE
 
 
 def _fetched(cut: Cut, sizes: Sizes) -> int:
@@ -106,7 +109,11 @@ def _fetched(cut: Cut, sizes: Sizes) -> int:
 
 
 def _taps(cut: Cut, sizes: Sizes) -> int:
+    """The matrices of `Tile.late`."""
     parts = cut.lags + 1
+    shared = pairing.products(parts, 2)
     if sizes.matrix_unit > LANES and cut.phases == 2:
         parts = 2 * (parts + 1)
+    elif shared < parts:
+        parts = int(2 * shared)  # `shared` is of one query of two
     return sizes.heads * parts * LANES * LANES * sizes.size

@@ -25,7 +25,7 @@ from jaxloop_kernels.multi_token_attention.pallas_tpu_mixing_layout import (
     last_block,
 )
 from jaxloop_kernels.multi_token_attention.pallas_tpu_mixing_taps import (
-    convolved,
+    convolve_phases,
     joint_taps,
     paired_taps,
 )
@@ -189,9 +189,7 @@ def _kernel(tile: Tile, qs, ks, sweeps, edges, inputs, out_ref, lse_ref, away, s
     @pl.when(sweep == 1)
     def second_sweep():
         masks(tile, inputs, q, k, scratch.seen, None)
-        each_rows(
-            tile, partial(_probabilities, tile, inputs, scratch, lax.rem(k, 2)), 4
-        )
+        each_rows(tile, partial(_probabilities, tile, inputs, scratch, slot), 8)
         _values(tile, inputs, scratch)
 
     @pl.when((sweep == 1) & (edge >= LAST))
@@ -261,7 +259,7 @@ def _values(tile: Tile, inputs, scratch):
 
 
 def _convolve_head(tile: Tile, inputs, scratch, m):
-    for phase, prob in enumerate(convolved(tile, inputs, scratch.prob, m)):
+    for phase, prob in enumerate(convolve_phases(tile, inputs, scratch.prob, m)):
         rows = phase_rows_of(tile, phase)
         prob = prob * scratch.seen[:, rows]
         scratch.tile[m, :, rows] = prob.astype(scratch.tile.dtype)

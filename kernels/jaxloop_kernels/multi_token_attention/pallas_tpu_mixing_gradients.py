@@ -50,9 +50,7 @@ def _across(tile: Tile, x):
 def probabilities(tile, inputs, saved, scratch, at, phase):
     score = masked_scores(tile, inputs, scratch.score, scratch.seen, at)
     lse = _across(tile, _lanes(saved.lse, at))
-    score = score.astype(tile.dtype).astype(
-        jnp.float32
-    )  # as the forward kernel keeps it
+    score = score.astype(tile.dtype).astype(jnp.float32)  # as the forward kernel keeps
     prob = jnp.exp2(score - lse)
     scratch.prob[at] = prob.astype(tile.dtype)
     if scratch.after is None:

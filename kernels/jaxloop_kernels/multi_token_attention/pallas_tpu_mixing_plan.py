@@ -110,7 +110,7 @@ def plan(
         Tile(
             cut=cut,
             heads=M,
-            mix_rows=mix_rows or _mix_rows(M, cut.block_q // cut.phases),
+            mix_rows=_mix_rows(M, cut.block_q // cut.phases, mix_rows),
             scale=1.0 if mta.pre_NAC is not None else scale * BITS,
             mix_first=order == "mix_first" or after is None,
             band=_band_of(mta),
@@ -198,8 +198,14 @@ def _device(vmem: int | None, matrix_unit: int | None) -> tuple[int, int]:
     return vmem, matrix_unit
 
 
-def _mix_rows(M: int, rows: int) -> int:
+def _mix_rows(M: int, rows: int, given: int | None) -> int:
     """So many that a mix's product is as high as the matrix unit of most chips."""
+    if given is not None:
+        if given % 8 or given < 8 or rows % given:
+            raise ValueError(
+                f"mix_rows must be a multiple of 8 that divides {rows}, got {given}"
+            )
+        return given
     fits = [R for R in (64, 32, 16) if R * M <= LANES and rows % R == 0]
     return fits[0] if fits else 8
 

@@ -59,7 +59,7 @@ def convolve(tile: Tile, inputs: Inputs, padded_ref, m, phase: int):
     return dot(rows, inputs.taps[m]).reshape(-1, tile.phase_rows, LANES)
 
 
-def convolved(tile: Tile, inputs: Inputs, padded_ref, m) -> list:
+def convolve_phases(tile: Tile, inputs: Inputs, padded_ref, m) -> list:
     """`convolve` of each phase."""
     if tile.late == "lags":
         phases = range(tile.cut.phases)
