@@ -84,11 +84,11 @@ def test_bfloat16():
 # block, in two blocks; four taps of six; both blocks in one step.
 SHARED = [
     (1, 64, 200, (6, 11), False, True, {"shared": 2}),
-    (2, 96, 600, (6, 11), True, True, {"shared": 2, "block_q": 256, "block_k": 256}),
     (1, 64, 1000, (6, 11), False, True, {"shared": 4, "block_q": 512, "block_k": 512}),
     *(
         pytest.param(case, marks=pytest.mark.full)
         for case in [
+            (2, 96, 600, (6, 11), True, True, {"shared": 2, "block_k": 256}),
             (2, 64, 900, (6, 11), False, False, {"shared": 2, "block_q": 256}),
             (1, 64, 1000, (5, 3), False, True, {"shared": 2, "block_q": 256}),
             (1, 64, 1000, (3, 1), False, True, {"shared": 2}),
@@ -114,9 +114,8 @@ def test_queries_that_share_products(case):
         assert not any(np.asarray(x)[padding].any() for x in actual[1][:3])
 
 
-@pytest.mark.parametrize(
-    ("shared", "T"), [pytest.param(2, 200, marks=pytest.mark.full), (4, 400)]
-)
+@pytest.mark.full
+@pytest.mark.parametrize(("shared", "T"), [(2, 200), (4, 400)])
 def test_queries_that_share_products_in_bfloat16(shared, T):
     """Sums of queries are rounded as the queries are: the bound of the others."""
     case = make(2, 64, T, (6, 11), shared == 2, True, "bfloat16")

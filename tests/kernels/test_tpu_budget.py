@@ -61,10 +61,8 @@ def test_mta_full_stack(libtpu, chip, budget):
     assert ratio("mta_full", "splash", shape, chip) <= budget
 
 
-@pytest.mark.parametrize(
-    ("chip", "budget"),
-    [pytest.param("v5e", 12.5, marks=pytest.mark.full), ("v6e", 13.0)],
-)
+@pytest.mark.full
+@pytest.mark.parametrize(("chip", "budget"), [("v5e", 12.5), ("v6e", 13.0)])
 def test_mta_full_stack_backward(libtpu, chip, budget):
     """Its three kernels; the same."""
     shape = tpu_entries.SIXTEEN["2k16"]
