@@ -14,7 +14,7 @@ KILLS = {
 }
 
 
-LONG = {"semi_online": pytest.mark.full, "meta": pytest.mark.full}
+LONG = dict.fromkeys(("semi_online", "ppo", "meta"), pytest.mark.full)
 
 
 @pytest.mark.parametrize(

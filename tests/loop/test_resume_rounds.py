@@ -17,8 +17,8 @@ KILLS = {
 }
 
 
-# Imitation, and settings that change: the others cover most of what they do.
-LONG = {"rft": pytest.mark.full, "changing": pytest.mark.full}
+# Imitation, pairs of a file, settings that change: the others cover most of what they do.
+LONG = dict.fromkeys(("rft", "offline", "changing"), pytest.mark.full)
 
 
 @pytest.mark.parametrize(
