@@ -17,7 +17,7 @@ KILLS = {
 }
 
 
-# Imitation, pairs of a file, settings that change: the others cover most of what they do.
+# Imitation, a file's pairs, changed settings: the others cover most of what they do.
 LONG = dict.fromkeys(("rft", "offline", "changing"), pytest.mark.full)
 
 
